@@ -1,0 +1,237 @@
+//! Open directories, and the calls that take a name in one.
+//!
+//! No call follows a link: opens carry `O_NOFOLLOW`, `stat` looks at the link itself, and rename and unlink act on
+//! names anyway. Opens carry `O_NONBLOCK` and `O_NOCTTY` too, so that a FIFO or a terminal that was planted at one of
+//! our names neither blocks us nor becomes our terminal.
+
+use std::any::Any;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::{Errno, retry_on_intr};
+
+use super::file::UnixFile;
+use super::{fs_type, meta, watch};
+use crate::{Access, Dir, Event, File, FileSystem, Metadata, Watch};
+
+const OPEN_FILE: OFlags = OFlags::NOFOLLOW
+    .union(OFlags::CLOEXEC)
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::NOCTTY);
+
+const OPEN_DIR: OFlags = OFlags::DIRECTORY
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
+/// An open directory.
+///
+/// Where this user may search a directory but not read it, the descriptor is good for names only (`O_PATH`, on Linux):
+/// its files can be opened, but it can be neither listed nor synced.
+pub(super) struct UnixDir {
+    fd: OwnedFd,
+}
+
+impl UnixDir {
+    /// A directory from the descriptor that `open` returns when it is given these access flags.
+    pub(super) fn open_with(open: impl Fn(OFlags) -> Result<OwnedFd, Errno>) -> io::Result<Self> {
+        match open(OFlags::RDONLY) {
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            // The second error is the same one, unless the directory may be searched.
+            Err(Errno::ACCESS) => Ok(Self {
+                fd: open(OFlags::PATH)?,
+            }),
+            result => Ok(Self { fd: result? }),
+        }
+    }
+
+    fn open_subdir(&self, name: &str) -> io::Result<Self> {
+        Self::open_with(
+            |access| match openat(&self.fd, name, access | OPEN_DIR, Mode::empty()) {
+                Err(error) if is_link_error(error) => Err(Errno::NOTDIR),
+                result => result,
+            },
+        )
+    }
+}
+
+impl Dir for UnixDir {
+    fn metadata(&self) -> io::Result<Metadata> {
+        Ok(meta::metadata(&rustix::fs::fstat(&self.fd)?))
+    }
+
+    fn file_system(&self) -> io::Result<FileSystem> {
+        fs_type::file_system(self.fd.as_fd())
+    }
+
+    fn open_dir(&self, name: &str) -> io::Result<Arc<dyn Dir>> {
+        Ok(Arc::new(self.open_subdir(plain(name)?)?))
+    }
+
+    fn reopen(&self) -> io::Result<Arc<dyn Dir>> {
+        Ok(Arc::new(self.open_subdir(".")?))
+    }
+
+    fn create_dir(&self, name: &str, mode: u32) -> io::Result<()> {
+        let name = plain(name)?;
+        retry_on_intr(|| rustix::fs::mkdirat(&self.fd, name, meta::mode_bits(mode)))?;
+        meta::widen_new_dir(self.fd.as_fd(), name, mode)
+    }
+
+    fn open(&self, name: &str, access: Access) -> io::Result<Box<dyn File>> {
+        let name = plain(name)?;
+        let (flags, mode) = match access {
+            Access::Read => (OFlags::RDONLY, Mode::empty()),
+            Access::Write => (OFlags::RDWR, Mode::empty()),
+            Access::CreateNew(mode) => (
+                OFlags::RDWR | OFlags::CREATE | OFlags::EXCL,
+                meta::mode_bits(mode),
+            ),
+        };
+        let fd = openat(&self.fd, name, flags | OPEN_FILE, mode)
+            .map_err(|error| explain_open(name, access, error))?;
+        if let Access::CreateNew(mode) = access {
+            // On an error the new file stays. It must not be unlinked here: to the others it may mean something by
+            // now (a claim, say), and who may remove it is for the library to know.
+            meta::widen_new_file(fd.as_fd(), mode)?;
+        }
+        Ok(Box::new(UnixFile::new(fd)))
+    }
+
+    fn rename(&self, from: &str, to_dir: &dyn Dir, to: &str) -> io::Result<()> {
+        let (from, to) = (plain(from)?, plain(to)?);
+        let Some(to_dir) = to_dir.as_any().downcast_ref::<Self>() else {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "cannot rename between directories of two backends",
+            ));
+        };
+        Ok(retry_on_intr(|| {
+            rustix::fs::renameat(&self.fd, from, &to_dir.fd, to)
+        })?)
+    }
+
+    fn unlink(&self, name: &str) -> io::Result<()> {
+        let name = plain(name)?;
+        Ok(retry_on_intr(|| {
+            rustix::fs::unlinkat(&self.fd, name, AtFlags::empty())
+        })?)
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        list(self.fd.as_fd())
+    }
+
+    fn stat(&self, name: &str) -> io::Result<Metadata> {
+        let name = plain(name)?;
+        let stat = retry_on_intr(|| rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW))?;
+        Ok(meta::metadata(&stat))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        meta::full_sync(self.fd.as_fd()).map_err(|error| match Errno::from_io_error(&error) {
+            Some(Errno::BADF) => Errno::ACCESS.into(), // Open for names only: this user may not read the directory.
+            Some(Errno::INVAL | Errno::NOTSUP | Errno::NOSYS | Errno::NOTTY) => io::Error::new(
+                io::ErrorKind::Unsupported,
+                format!("this file system cannot sync directories: {error}"),
+            ),
+            _ => error,
+        })
+    }
+
+    fn watch(&self, wake: Arc<dyn Event>) -> io::Result<Box<dyn Watch>> {
+        watch::watch(self.fd.as_fd(), wake)
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+fn openat(dir: &OwnedFd, name: &str, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
+    retry_on_intr(|| rustix::fs::openat(dir, name, flags, mode))
+}
+
+/// `name` if it is one plain segment. The library has seen to that; this keeps a mistake there inside the directory.
+fn plain(name: &str) -> io::Result<&str> {
+    if name.is_empty()
+        || name == "."
+        || name == ".."
+        || name.bytes().any(|byte| byte == b'/' || byte == 0)
+    {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{name:?} is not the name of a file in a directory"),
+        ));
+    }
+    Ok(name)
+}
+
+/// What an open that must not follow links says when it meets one.
+fn is_link_error(error: Errno) -> bool {
+    #[cfg(target_os = "netbsd")]
+    let also = Errno::FTYPE;
+    #[cfg(any(target_os = "freebsd", target_os = "dragonfly"))]
+    let also = Errno::MLINK;
+    #[cfg(not(any(target_os = "netbsd", target_os = "freebsd", target_os = "dragonfly")))]
+    let also = Errno::LOOP;
+    error == Errno::LOOP || error == also
+}
+
+/// Says what the bare number does not.
+fn explain_open(name: &str, access: Access, error: Errno) -> io::Error {
+    if is_link_error(error) {
+        let kind = io::Error::from(Errno::LOOP).kind();
+        return io::Error::new(
+            kind,
+            format!("{name:?} is a symbolic link, which is not followed here"),
+        );
+    }
+    // `EOPNOTSUPP` (a socket on macOS and the BSDs) would otherwise read as "no such thing on this target".
+    let existing = matches!(access, Access::Read | Access::Write);
+    if existing && (error == Errno::NXIO || error == Errno::OPNOTSUPP) {
+        return io::Error::other(format!("{name:?} is a socket or a device, not a file"));
+    }
+    error.into()
+}
+
+/// Reads the directory through a descriptor of its own: two threads that list at once must not share an offset.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn list(dir: BorrowedFd<'_>) -> io::Result<Vec<String>> {
+    use std::mem::MaybeUninit;
+
+    // Some 500 short names, so that our directories take one call and one more that finds the end.
+    let mut buffer = [MaybeUninit::uninit(); 16 * 1024];
+    let flags = OFlags::RDONLY | OPEN_DIR;
+    let fd = retry_on_intr(|| rustix::fs::openat(dir, c".", flags, Mode::empty()))?;
+    let mut entries = rustix::fs::RawDir::new(fd, &mut buffer);
+    let mut names = Vec::new();
+    while let Some(entry) = entries.next() {
+        match entry {
+            Ok(entry) => names.extend(listed(entry.file_name())),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(names)
+}
+
+/// Reads the directory through a descriptor of its own: two threads that list at once must not share an offset.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn list(dir: BorrowedFd<'_>) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    // It opens `.` anew.
+    for entry in retry_on_intr(|| rustix::fs::Dir::read_from(dir))? {
+        names.extend(listed(entry?.file_name()));
+    }
+    Ok(names)
+}
+
+/// A name as [`Dir::list`] reports it.
+fn listed(name: &std::ffi::CStr) -> Option<String> {
+    match name.to_str() {
+        Ok("." | "..") | Err(_) => None,
+        Ok(name) => Some(name.to_owned()),
+    }
+}

@@ -1,0 +1,206 @@
+//! What `struct stat` says, and permission bits that are exact whatever the umask.
+//!
+//! The system creates an object with the bits asked for, less those that the umask (or a default ACL of the directory)
+//! takes away. So a new object is never wider than asked, and one look tells whether it has to be widened: a `fstat`,
+//! which costs a fraction of the `fchmod` that is hardly ever needed.
+//!
+//! Access control lists are not looked at: a directory whose ACL lets others write shows that in its group bits on most
+//! systems (the ACL's mask), but who those others are is not found out.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Mutex;
+use std::time::{Duration, SystemTime};
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+use rustix::fs::AtFlags;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use rustix::fs::OFlags;
+use rustix::fs::{FileType, Mode, Stat};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::process::{getegid, geteuid};
+
+use super::fs_type;
+use crate::{FileId, FileKind, Metadata, Owner};
+
+/// What a `stat` says about an object.
+///
+/// The effective user and group are asked for each time: a process may change them.
+#[allow(
+    clippy::unnecessary_cast,
+    reason = "the types of the fields differ from system to system"
+)]
+pub(super) fn metadata(stat: &Stat) -> Metadata {
+    let mode = stat.st_mode as u32 & 0o7777;
+    let kind = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => FileKind::File,
+        FileType::Directory => FileKind::Directory,
+        FileType::Symlink => FileKind::Symlink,
+        _ => FileKind::Other,
+    };
+    let owner = match stat.st_uid {
+        uid if uid == geteuid().as_raw() => Owner::Me,
+        uid => Owner::Other(uid),
+    };
+    // Many distributions give each user a group of the same number with nobody else in it, and a umask of 002.
+    let private_group = || stat.st_gid == stat.st_uid && stat.st_gid == getegid().as_raw();
+    Metadata {
+        kind,
+        len: u64::try_from(stat.st_size).unwrap_or(0),
+        modified: modified(stat),
+        id: FileId {
+            device: stat.st_dev as u64,
+            inode: stat.st_ino as u128,
+        },
+        links: stat.st_nlink as u64,
+        mode: Some(mode),
+        owner,
+        shared: mode & 0o002 != 0 || (mode & 0o020 != 0 && !private_group()),
+    }
+}
+
+#[allow(
+    clippy::unnecessary_cast,
+    reason = "the types of the fields differ from system to system"
+)]
+fn modified(stat: &Stat) -> SystemTime {
+    let seconds = stat.st_mtime as i64;
+    #[cfg(target_os = "netbsd")]
+    let nanos = stat.st_mtimensec as u64;
+    #[cfg(not(target_os = "netbsd"))]
+    let nanos = stat.st_mtime_nsec as u64;
+
+    let whole = Duration::from_secs(seconds.unsigned_abs());
+    let start = match seconds {
+        0.. => SystemTime::UNIX_EPOCH.checked_add(whole),
+        _ => SystemTime::UNIX_EPOCH.checked_sub(whole),
+    };
+    start
+        .and_then(|start| start.checked_add(Duration::from_nanos(nanos)))
+        .unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// The bits of `mode` that a call for permissions takes.
+pub(super) fn mode_bits(mode: u32) -> Mode {
+    // The raw type has 16 bits on some systems, and these 12 everywhere.
+    Mode::from_raw_mode((mode & 0o7777) as rustix::fs::RawMode)
+}
+
+/// Gives a file that this process has just created with `mode` the bits that the umask has kept from it.
+pub(super) fn widen_new_file(fd: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
+    let has = Mode::from_raw_mode(rustix::fs::fstat(fd)?.st_mode) & mode_bits(0o7777);
+    if has == mode_bits(mode) {
+        Ok(())
+    } else {
+        set_mode(fd, mode)
+    }
+}
+
+/// Sets the permission bits; a file system that has none is left alone.
+pub(super) fn set_mode(fd: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
+    let result = retry_on_intr(|| rustix::fs::fchmod(fd, mode_bits(mode)));
+    if let Err(Errno::PERM | Errno::NOTSUP | Errno::NOSYS) = result
+        && fs_type::may_lack_modes(fd)
+    {
+        return Ok(());
+    }
+    Ok(result?)
+}
+
+/// As [`widen_new_file`] for the directory `name` in `parent`. A set-group-id bit inherited from `parent` stays: it
+/// is no permission, and whoever set it there wants it here.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn widen_new_dir(parent: BorrowedFd<'_>, name: &str, mode: u32) -> io::Result<()> {
+    // `O_PATH` needs no permission on the directory itself, which a umask may have taken away from us too.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = retry_on_intr(|| rustix::fs::openat(parent, name, flags, Mode::empty()))?;
+    let Some(mode) = wider_dir_mode(&rustix::fs::fstat(&fd)?, mode) else {
+        return Ok(());
+    };
+    // A descriptor that only names its object takes no `fchmod`; its name under `/proc` does.
+    let path = super::watch::proc_path(std::os::fd::AsFd::as_fd(&fd));
+    match retry_on_intr(|| rustix::fs::chmod(&path, mode)) {
+        Err(Errno::NOENT | Errno::NOTDIR) => {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let fd = retry_on_intr(|| rustix::fs::openat(parent, name, flags, Mode::empty()))?;
+            Ok(retry_on_intr(|| rustix::fs::fchmod(&fd, mode))?)
+        }
+        Err(Errno::PERM | Errno::NOTSUP | Errno::NOSYS) if fs_type::may_lack_modes(parent) => {
+            Ok(())
+        }
+        result => Ok(result?),
+    }
+}
+
+/// As [`widen_new_file`] for the directory `name` in `parent`. A set-group-id bit inherited from `parent` stays: it
+/// is no permission, and whoever set it there wants it here.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(super) fn widen_new_dir(parent: BorrowedFd<'_>, name: &str, mode: u32) -> io::Result<()> {
+    let stat = retry_on_intr(|| rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW))?;
+    let Some(mode) = wider_dir_mode(&stat, mode) else {
+        return Ok(());
+    };
+    match retry_on_intr(|| rustix::fs::chmodat(parent, name, mode, AtFlags::SYMLINK_NOFOLLOW)) {
+        Err(Errno::PERM | Errno::NOTSUP | Errno::NOSYS) if fs_type::may_lack_modes(parent) => {
+            Ok(())
+        }
+        result => Ok(result?),
+    }
+}
+
+/// What to set for a new directory that was created with `mode` and now has what `stat` says; `None` if nothing.
+fn wider_dir_mode(stat: &Stat, mode: u32) -> Option<Mode> {
+    let has = Mode::from_raw_mode(stat.st_mode) & mode_bits(0o7777);
+    let wanted = mode_bits(mode) | (has & Mode::SGID);
+    (has != wanted).then_some(wanted)
+}
+
+/// Makes what `fd` is open on durable: down to the medium on macOS too, as far as the file system goes along.
+///
+/// The standard library's `sync_all` would do, but for the systems that refuse `F_FULLFSYNC` (network and some FUSE
+/// file systems), where it gives up.
+pub(super) fn full_sync(fd: BorrowedFd<'_>) -> io::Result<()> {
+    #[cfg(target_vendor = "apple")]
+    match retry_on_intr(|| rustix::fs::fcntl_fullfsync(fd)) {
+        Err(Errno::NOTSUP | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOTTY) => {}
+        result => return Ok(result?),
+    }
+    Ok(retry_on_intr(|| rustix::fs::fsync(fd))?)
+}
+
+/// The process's umask.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn umask() -> u32 {
+    // Read where it can be had without changing it, even for a moment: other threads create files.
+    std::fs::read_to_string("/proc/self/status")
+        .ok()
+        .and_then(|status| {
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix("Umask:"))?;
+            u32::from_str_radix(line.trim(), 8).ok()
+        })
+        .unwrap_or_else(swapped_umask)
+}
+
+/// The process's umask.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(super) fn umask() -> u32 {
+    swapped_umask()
+}
+
+/// The process's umask, found by setting another. What other threads create in between gets fewer permissions than it
+/// should: hence the narrow one.
+#[allow(
+    clippy::unnecessary_cast,
+    reason = "the type of the bits differs from system to system"
+)]
+fn swapped_umask() -> u32 {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    let mask = rustix::process::umask(mode_bits(0o077));
+    rustix::process::umask(mask);
+    mask.as_raw_mode() as u32
+}
