@@ -1,0 +1,207 @@
+//! Child processes and signals: what the program `cachelock` needs from its target and the library does not.
+//!
+//! The library never touches signals and never starts a process. Every function here exists on every target; what the
+//! target cannot do is [`Unsupported`](io::ErrorKind::Unsupported), or, where that is said, nothing.
+
+use std::io;
+use std::process::{Child, Command, ExitStatus};
+
+/// A request to end, as a person or the system makes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Termination {
+    /// `SIGINT`: Ctrl-C.
+    Interrupt,
+    /// `SIGTERM`: the polite `kill`.
+    Terminate,
+    /// `SIGHUP`: the terminal is gone.
+    Hangup,
+}
+
+impl Termination {
+    /// The exit code by which a shell learns of it: 128 and the signal's number.
+    #[must_use]
+    pub const fn exit_code(self) -> u8 {
+        match self {
+            Self::Interrupt => 130,
+            Self::Terminate => 143,
+            Self::Hangup => 129,
+        }
+    }
+}
+
+/// Makes the child that `command` is going to start be killed when this process dies, however it dies.
+///
+/// On Linux the kernel sends the child `SIGKILL`. Elsewhere this does nothing: the child goes on, and the program says
+/// so in its documentation.
+///
+/// Limits on Linux:
+/// - The kernel watches the *thread* that spawns the child. Spawn it from a thread that lives as long as the process
+///   does, best the main thread.
+/// - Call it in the process that spawns the child, not before a fork.
+/// - It covers the child, but not what the child starts in turn, and not a child that is set-user-id.
+pub fn die_with_parent(command: &mut Command) {
+    backend::die_with_parent(command);
+}
+
+/// Calls `handler` in a background thread for each request to end this process, instead of ending it.
+///
+/// A signal that is ignored when this is called stays ignored: `nohup` and a shell's background jobs mean it. Equal
+/// requests in quick succession may be reported as one. The signals remain caught for the life of the process.
+///
+/// # Errors
+/// `Unsupported` outside unix; what the system says when it refuses a thread or a descriptor. After an error the signals
+/// do what they did before.
+pub fn on_termination(handler: impl FnMut(Termination) + Send + 'static) -> io::Result<()> {
+    backend::on_termination(handler)
+}
+
+/// Asks `child` to end (`SIGTERM`). A child that has ended already is success.
+///
+/// Do not call it once the child has been waited for: its number may be another process's by then.
+///
+/// # Errors
+/// `Unsupported` outside unix; what the system says.
+pub fn terminate(child: &Child) -> io::Result<()> {
+    backend::terminate(child)
+}
+
+/// The exit code that passes on how a child has ended: its own; 128 and the number of the signal that killed it; 1 for a
+/// code that does not fit (Windows).
+#[must_use]
+pub fn exit_code(status: ExitStatus) -> u8 {
+    match status.code() {
+        Some(code) => u8::try_from(code).unwrap_or(1),
+        None => backend::signal_exit_code(status),
+    }
+}
+
+#[cfg(unix)]
+mod backend {
+    use std::io;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Child, Command, ExitStatus};
+    use std::sync::mpsc;
+    use std::thread;
+
+    use rustix::io::Errno;
+    use rustix::process::{Pid, Signal, kill_process};
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    use signal_hook::iterator::Signals;
+
+    use super::Termination;
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    #[allow(unsafe_code, reason = "code between fork and exec")]
+    pub(super) fn die_with_parent(command: &mut Command) {
+        use std::os::unix::process::CommandExt;
+
+        use rustix::process::{getpid, getppid, set_parent_process_death_signal};
+
+        let parent = getpid();
+        let arm = move || {
+            set_parent_process_death_signal(Some(Signal::KILL))?;
+            // A parent that died before the call above sends no signal any more. Then there is nobody to report to,
+            // and the error makes the child exit before it becomes the command.
+            if getppid() != Some(parent) {
+                return Err(Errno::SRCH.into());
+            }
+            Ok(())
+        };
+        // SAFETY: the closure makes two system calls and nothing else: it takes no lock and does not allocate (an
+        // `io::Error` from an error number is a plain value), so it is sound in the child of a threaded process.
+        unsafe { command.pre_exec(arm) };
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    pub(super) fn die_with_parent(_command: &mut Command) {}
+
+    pub(super) fn on_termination(
+        mut handler: impl FnMut(Termination) + Send + 'static,
+    ) -> io::Result<()> {
+        let mut wanted = Vec::new();
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
+            if !is_ignored(signal)? {
+                wanted.push(signal);
+            }
+        }
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        // The thread comes first: if it cannot be had, no signal must be caught and then go unheard.
+        let (give, take) = mpsc::channel::<Signals>();
+        thread::Builder::new()
+            .name("cachelock-signals".to_owned())
+            .spawn(move || {
+                let Ok(mut signals) = take.recv() else {
+                    return;
+                };
+                for signal in signals.forever() {
+                    handler(match signal {
+                        SIGINT => Termination::Interrupt,
+                        SIGTERM => Termination::Terminate,
+                        _ => Termination::Hangup,
+                    });
+                }
+            })?;
+        // The thread waits for just this, so the send cannot fail.
+        let _ = give.send(Signals::new(wanted)?);
+        Ok(())
+    }
+
+    /// Whether `signal` is ignored now, as it is when whoever started this process wanted that.
+    #[allow(unsafe_code, reason = "no safe call asks for a signal's disposition")]
+    fn is_ignored(signal: libc::c_int) -> io::Result<bool> {
+        let mut current = std::mem::MaybeUninit::<libc::sigaction>::uninit();
+        // SAFETY: no new action is given (null), and `current` is writable and of the type that the call fills in.
+        let status = unsafe { libc::sigaction(signal, std::ptr::null(), current.as_mut_ptr()) };
+        if status != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the call has succeeded and so has filled in `current`.
+        let current = unsafe { current.assume_init() };
+        Ok(current.sa_sigaction == libc::SIG_IGN)
+    }
+
+    pub(super) fn terminate(child: &Child) -> io::Result<()> {
+        match kill_process(Pid::from_child(child), Signal::TERM) {
+            Err(Errno::SRCH) => Ok(()),
+            result => Ok(result?),
+        }
+    }
+
+    pub(super) fn signal_exit_code(status: ExitStatus) -> u8 {
+        let code = status.signal().and_then(|signal| u8::try_from(signal).ok());
+        code.map_or(1, |signal| 128_u8.saturating_add(signal))
+    }
+}
+
+#[cfg(not(unix))]
+mod backend {
+    use std::io;
+    use std::process::{Child, Command, ExitStatus};
+
+    use super::Termination;
+
+    fn unsupported(what: &str) -> io::Error {
+        io::Error::new(
+            io::ErrorKind::Unsupported,
+            format!("{what} is not supported on this target"),
+        )
+    }
+
+    pub(super) fn die_with_parent(_command: &mut Command) {}
+
+    pub(super) fn on_termination(
+        _handler: impl FnMut(Termination) + Send + 'static,
+    ) -> io::Result<()> {
+        Err(unsupported("catching requests to end"))
+    }
+
+    pub(super) fn terminate(_child: &Child) -> io::Result<()> {
+        Err(unsupported("asking a child process to end"))
+    }
+
+    pub(super) fn signal_exit_code(_status: ExitStatus) -> u8 {
+        1
+    }
+}
