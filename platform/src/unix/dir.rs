@@ -36,14 +36,14 @@ pub(super) struct UnixDir {
 impl UnixDir {
     /// A directory from the descriptor that `open` returns when it is given these access flags.
     pub(super) fn open_with(open: impl Fn(OFlags) -> Result<OwnedFd, Errno>) -> io::Result<Self> {
-        match open(OFlags::RDONLY) {
-            #[cfg(any(target_os = "linux", target_os = "android"))]
-            // The second error is the same one, unless the directory may be searched.
-            Err(Errno::ACCESS) => Ok(Self {
-                fd: open(OFlags::PATH)?,
-            }),
-            result => Ok(Self { fd: result? }),
-        }
+        let result = open(OFlags::RDONLY);
+        // The second error is the same one, unless the directory may be searched.
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let result = match result {
+            Err(Errno::ACCESS) => open(OFlags::PATH),
+            result => result,
+        };
+        Ok(Self { fd: result? })
     }
 
     fn open_subdir(&self, name: &str) -> io::Result<Self> {

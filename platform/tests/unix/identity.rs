@@ -37,6 +37,8 @@ fn a_forked_child_has_a_number_and_a_slot_of_its_own() {
     assert!(state.is::<&str>());
     assert!(Arc::ptr_eq(&slot, &native().slot()));
     let pid = native().process_id();
+    // Asked for once before the fork: a first time under way in another thread would never end in the child.
+    assert_eq!(native().identity().pid, Some(pid));
     assert!(holds_in_forked_child(|| {
         let theirs = native().slot();
         native().process_id() != pid
