@@ -55,8 +55,8 @@ const fn remote(name: &'static str) -> Known {
 
 /// File systems that may have no permission bits, so that a refusal to set them is no failure.
 const MAY_LACK_MODES: &[&str] = &[
-    "9p", "cifs", "exfat", "fuse", "fusefs", "hgfs", "msdos", "msdosfs", "ntfs", "ntfs3", "smb",
-    "smb2", "smbfs", "vboxsf", "vfat",
+    "9p", "cifs", "exfat", "fuse", "fusefs", "hgfs", "macfuse", "msdos", "msdosfs", "ntfs",
+    "ntfs3", "smb", "smb2", "smbfs", "vboxsf", "vfat",
 ];
 
 /// Whether the file system that `fd` is on may have no permission bits.
@@ -170,6 +170,13 @@ fn known(name: &str) -> Option<Known> {
         "ntfs" => local("ntfs"),
         "tmpfs" => local("tmpfs"),
         "cd9660" => local("cd9660"),
+
+        "nfs" => remote("nfs"),
+        "smbfs" => remote("smbfs"),
+        "afpfs" => remote("afpfs"),
+        "webdav" => remote("webdav"),
+        "fusefs" => remote("fusefs"),
+        "macfuse" => remote("macfuse"),
         _ => return None,
     })
 }

@@ -65,9 +65,6 @@ pub(super) fn metadata(stat: &Stat) -> Metadata {
 )]
 fn modified(stat: &Stat) -> SystemTime {
     let seconds = stat.st_mtime as i64;
-    #[cfg(target_os = "netbsd")]
-    let nanos = stat.st_mtimensec as u64;
-    #[cfg(not(target_os = "netbsd"))]
     let nanos = stat.st_mtime_nsec as u64;
 
     let whole = Duration::from_secs(seconds.unsigned_abs());

@@ -19,8 +19,8 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use cachelock_platform::process::{self, Termination};
-use cachelock_platform::{Access, Dir, File, FileKind, Owner, Watch, native};
-use rustix::process::{Pid, Signal, geteuid, kill_process, test_kill_process};
+use cachelock_platform::{Access, Dir, File, FileKind, Owner, native};
+use rustix::process::{Pid, Signal, geteuid, kill_process};
 use tempfile::TempDir;
 
 mod directories;

@@ -8,7 +8,7 @@ fn a_child_dies_with_its_parent() {
     let mut parent = Player::start("start a child that dies with me", Path::new("/"));
     let pid: i32 = parent.expect("CHILD").parse().unwrap();
     let child = Pid::from_raw(pid).unwrap();
-    test_kill_process(child).expect("it runs");
+    rustix::process::test_kill_process(child).expect("it runs");
     parent.signal(Signal::KILL);
     // It may stay a zombie for as long as whoever inherits it likes.
     eventually("the child is dead", || {

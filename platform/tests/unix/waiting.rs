@@ -55,6 +55,7 @@ fn a_wait_ends_at_its_deadline_and_not_before() {
 }
 
 /// Whether `event` is set within `patience`.
+#[cfg(target_os = "linux")]
 fn is_set(event: &dyn cachelock_platform::Event, patience: Duration) -> bool {
     event.wait_until(Some(native().monotonic() + patience))
 }
@@ -112,7 +113,8 @@ fn a_dropped_watch_is_silent_and_a_forked_child_cannot_drop_it() {
         create(&*dir, name);
     }
     let event = native().event();
-    let mut watch: Option<Box<dyn Watch>> = Some(dir.watch(event.clone()).unwrap());
+    let mut watch: Option<Box<dyn cachelock_platform::Watch>> =
+        Some(dir.watch(event.clone()).unwrap());
     assert!(
         holds_in_forked_child(|| watch.take().is_some()),
         "dropped in the child"
