@@ -1,0 +1,432 @@
+//! The cache, its settings, its entries, and the lock that covers them.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cachelock_platform::{FileSystem, Platform};
+
+use crate::context::{Context, Options};
+use crate::error::{Error, Result};
+use crate::events::Observer;
+use crate::lock::{self, Acquired, Hold, Holder, LEASE_MAX, Look};
+use crate::mutation::Mutation;
+use crate::name::EntryName;
+use crate::refresh::Refresh;
+use crate::root::Root;
+use crate::state::current_record;
+use crate::wait::{CancelToken, Timeout, Waiter};
+
+/// How writers exclude each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Locking {
+    /// Kernel lock and lease where the kernel lock can be trusted, else the lease alone, which is said once as the event
+    /// `fallback_to_lease`.
+    #[default]
+    Auto,
+    /// The lease alone. Safe next to [`Locking::Auto`] on the same directory; waiting is less exact.
+    Lease,
+}
+
+/// What a publish survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[non_exhaustive]
+pub enum Durability {
+    /// Kills of the process, but not a power loss: after one, an entry may be torn.
+    None,
+    /// After a power loss an entry is old, new or missing, never torn. Syncs the payload before its rename.
+    #[default]
+    Data,
+    /// As `Data`, and an acknowledged publish survives. Syncs payload, tag and directories.
+    Full,
+}
+
+macro_rules! words {
+    ($type:ident, $what:literal, $($variant:ident = $word:literal),+) => {
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self { $($type::$variant => $word),+ })
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, String> {
+                match text {
+                    $($word => Ok($type::$variant),)+
+                    _ => Err(format!(concat!("{:?} is none of the ", $what, ": ", $("`", $word, "` "),+), text)),
+                }
+            }
+        }
+    };
+}
+
+words!(Locking, "ways of locking", Auto = "auto", Lease = "lease");
+words!(Durability, "durabilities", None = "none", Data = "data", Full = "full");
+
+/// The default lease: 5 s, below the default timeout, so that a waiter outlives a dead guest.
+pub(crate) const LEASE_DEFAULT: Duration = Duration::from_secs(5);
+
+/// Shorter leases would be lost to the scheduler of a busy machine: 100 ms.
+pub(crate) const LEASE_MIN: Duration = Duration::from_millis(100);
+
+/// A cache: one directory that many processes share. Cheap to clone.
+///
+/// Opening it touches nothing on disk. Reads never write and take no lock; the directory is created by the first refresh.
+///
+/// ```
+/// use std::io::Write;
+///
+/// let dir = std::env::temp_dir().join("cachelock-doc-cache");
+/// let cache = cachelock::Cache::open(&dir)?;
+/// let entry = cache.entry("versions.json")?;
+///
+/// let mut refresh = entry.refresh()?; // waits for the lock, at most 10 s
+/// refresh.write_all(br#"["1.0", "1.1"]"#)?;
+/// refresh.publish()?;
+///
+/// let snapshot = entry.read()?.expect("it was just published");
+/// assert_eq!(&snapshot[..], br#"["1.0", "1.1"]"#);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Cache {
+    pub(crate) cx: Arc<Context>,
+    /// What readers have open.
+    root: Arc<Mutex<Option<Arc<Root>>>>,
+}
+
+impl Cache {
+    /// The cache in the directory `path`, with the default settings.
+    ///
+    /// # Errors
+    /// A path that is empty, or relative when the current directory cannot be had.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::builder(path).open()
+    }
+
+    /// The cache in the directory `path`, with settings.
+    ///
+    /// ```
+    /// use cachelock::{Cache, Durability};
+    /// use std::time::Duration;
+    ///
+    /// let dir = std::env::temp_dir().join("cachelock-doc-builder");
+    /// let cache = Cache::builder(&dir).timeout(Duration::from_secs(60)).durability(Durability::Full).open()?;
+    /// # Ok::<(), cachelock::Error>(())
+    /// ```
+    #[must_use]
+    pub fn builder(path: impl AsRef<Path>) -> CacheBuilder {
+        CacheBuilder {
+            path: path.as_ref().to_owned(),
+            platform: None,
+            options: Options {
+                locking: Locking::default(),
+                lease: LEASE_DEFAULT,
+                timeout: Timeout::DEFAULT,
+                cancel: None,
+                durability: Durability::default(),
+                allow_shared: false,
+                observer: None,
+                mutation: None,
+            },
+        }
+    }
+
+    /// The cache's directory, absolute.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.cx.path
+    }
+
+    /// The entry `name`: a relative path of plain segments, such as `index.json` or `crates/serde.json`.
+    ///
+    /// # Errors
+    /// [`InvalidName`](crate::ErrorKind::InvalidName) for a name that could leave the directory, or that would not work on
+    /// another system: absolute, `..`, empty, with `:`, a backslash or control characters, ending in a dot or a space, a
+    /// device name of Windows, `.cachelock`, a segment of more than 255 bytes.
+    pub fn entry(&self, name: &str) -> Result<Entry> {
+        Ok(Entry { cache: self.clone(), cx: self.cx.clone(), name: EntryName::new(name)? })
+    }
+
+    /// Waits for the writer lock and takes it. One lock covers all entries of the cache.
+    ///
+    /// # Errors
+    /// [`Timeout`](crate::ErrorKind::Timeout), [`Cancelled`](crate::ErrorKind::Cancelled),
+    /// [`Untrusted`](crate::ErrorKind::Untrusted) for a directory that others may write to,
+    /// [`Permission`](crate::ErrorKind::Permission) also for a read-only one, and what the system says.
+    pub fn lock(&self) -> Result<WriteLock> {
+        match self.acquire(false, &mut |_| Ok(false))? {
+            Some(hold) => Ok(WriteLock { hold: Arc::new(hold) }),
+            None => unreachable!("nothing satisfies a caller that asks for the lock itself"),
+        }
+    }
+
+    /// Takes the lock from whoever has it, at once: an operator's force. The old holder's publish fails with
+    /// [`LeaseLost`](crate::ErrorKind::LeaseLost). Returns who held it.
+    ///
+    /// # Errors
+    /// As [`Cache::lock`].
+    pub fn break_lock(&self) -> Result<Option<Holder>> {
+        let holder = self.status()?.and_then(|status| status.holder);
+        drop(self.acquire(true, &mut |_| Ok(false))?);
+        Ok(holder)
+    }
+
+    /// Removes what dead holders have left: an acquire and a release. Every refresh does that, too.
+    ///
+    /// # Errors
+    /// As [`Cache::lock`].
+    pub fn sweep(&self) -> Result<()> {
+        drop(self.lock()?);
+        Ok(())
+    }
+
+    /// What can be told about the lock without taking it; `None` if the cache has never been written to.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn status(&self) -> Result<Option<Status>> {
+        let Some(root) = Root::open_for_reading(&self.cx)? else { return Ok(None) };
+        let Some(control) = root.control_if_there(&self.cx)? else { return Ok(None) };
+        let view = lock::view(&control)?;
+        Ok(Some(Status { holder: view.holder, locked: view.gate_held, epoch: view.head, file_system: view.file_system }))
+    }
+
+    /// Acquires; `None` if `look` was satisfied meanwhile.
+    pub(crate) fn acquire(&self, force: bool, look: &mut Look<'_>) -> Result<Option<Hold>> {
+        let cx = &self.cx;
+        let mut waiter = Waiter::new(cx, cx.options.timeout, cx.options.cancel.as_ref());
+        match lock::acquire(cx, &mut waiter, force, look)? {
+            Acquired::Held(hold) => Ok(Some(hold)),
+            Acquired::Satisfied => Ok(None),
+        }
+    }
+
+    /// The directory as readers have it open; `None` if there is none.
+    pub(crate) fn root(&self) -> Result<Option<Arc<Root>>> {
+        let cached = || self.root.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(root) = cached().clone() {
+            return Ok(Some(root));
+        }
+        let root = Root::open_for_reading(&self.cx)?;
+        cached().clone_from(&root);
+        Ok(root)
+    }
+
+    /// For a reader that found nothing: opens the path anew, and tells whether it names another directory now.
+    pub(crate) fn root_was_replaced(&self, root: &Root) -> Result<bool> {
+        let current = Root::open_for_reading(&self.cx)?;
+        let replaced = current.as_ref().is_none_or(|current| current.id() != root.id());
+        if replaced {
+            *self.root.lock().unwrap_or_else(PoisonError::into_inner) = current;
+        }
+        Ok(replaced)
+    }
+}
+
+impl fmt::Debug for Cache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Cache").field(&self.cx.path).finish()
+    }
+}
+
+/// The state of a cache's lock; see [`Cache::status`].
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Status {
+    /// Who holds the lease, as its record says. It may be dead.
+    pub holder: Option<Holder>,
+    /// Whether some process has the kernel lock; `None` where kernel locks are not used.
+    pub locked: Option<bool>,
+    /// The highest epoch that ever acquired: how often the lock was taken.
+    pub epoch: u64,
+    /// The file system that the cache is on.
+    pub file_system: FileSystem,
+}
+
+/// Settings for a [`Cache`].
+#[must_use = "nothing happens until `open`"]
+pub struct CacheBuilder {
+    path: PathBuf,
+    platform: Option<Arc<dyn Platform>>,
+    options: Options,
+}
+
+impl CacheBuilder {
+    /// How long callers wait for the lock; 10 s by default.
+    pub fn timeout(mut self, timeout: impl Into<Timeout>) -> Self {
+        self.options.timeout = timeout.into();
+        self
+    }
+
+    /// Ends waits of this cache from another thread.
+    pub fn cancel(mut self, token: CancelToken) -> Self {
+        self.options.cancel = Some(token);
+        self
+    }
+
+    /// How writers exclude each other; [`Locking::Auto`] by default.
+    pub fn locking(mut self, locking: Locking) -> Self {
+        self.options.locking = locking;
+        self
+    }
+
+    /// How long a holder may stand still before others take over: 5 s by default, at least 100 ms, at most 10 min. It is
+    /// beaten three times in that time.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.options.lease = lease;
+        self
+    }
+
+    /// What a publish survives; [`Durability::Data`] by default.
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.options.durability = durability;
+        self
+    }
+
+    /// Allows a directory that other users may write to, or that belongs to another user. They can then forge entries.
+    pub fn allow_shared(mut self, allow: bool) -> Self {
+        self.options.allow_shared = allow;
+        self
+    }
+
+    /// Whom to tell what happens.
+    pub fn observer(mut self, observer: impl Observer + 'static) -> Self {
+        self.options.observer = Some(Arc::new(observer));
+        self
+    }
+
+    /// Runs on another platform than this process's own: a simulated one, in tests.
+    pub fn platform(mut self, platform: Arc<dyn Platform>) -> Self {
+        self.platform = Some(platform);
+        self
+    }
+
+    /// Gets one rule of the lease protocol wrong, for tests that must notice.
+    #[cfg(feature = "mutations")]
+    pub fn mutation(mut self, mutation: Mutation) -> Self {
+        self.options.mutation = Some(mutation);
+        self
+    }
+
+    /// The cache with these settings.
+    ///
+    /// # Errors
+    /// [`Limit`](crate::ErrorKind::Limit) for a lease out of bounds; an empty path; a relative one when the current
+    /// directory cannot be had.
+    pub fn open(self) -> Result<Cache> {
+        let platform = self.platform.unwrap_or_else(cachelock_platform::native);
+        let path = platform.absolute(&self.path).map_err(|error| Error::io("find the directory", &*self.path, error))?;
+        let lease = self.options.lease;
+        if lease < LEASE_MIN || lease > LEASE_MAX {
+            return Err(Error::limit(
+                &path,
+                format!("a lease of {lease:?} is not between {LEASE_MIN:?} and {LEASE_MAX:?}"),
+            ));
+        }
+        let cx = Arc::new(Context { platform, path, options: self.options });
+        Ok(Cache { cx, root: Arc::default() })
+    }
+}
+
+/// One entry of a [`Cache`]: a name, whether or not it has a payload. Cheap to clone.
+#[derive(Clone)]
+pub struct Entry {
+    pub(crate) cache: Cache,
+    pub(crate) cx: Arc<Context>,
+    pub(crate) name: EntryName,
+}
+
+impl Entry {
+    /// The entry's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.name.as_str()
+    }
+
+    /// The payload's path: exactly the published bytes, for programs that know nothing of cachelock. They see the whole old
+    /// or the whole new payload as long as they open it once and read it to its end.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.cx.path.join(self.name.as_str())
+    }
+
+    /// Waits for the lock and begins a refresh, whatever the entry holds now. To refresh only what is missing or old, see
+    /// [`Entry::get_or_refresh`].
+    ///
+    /// # Errors
+    /// As [`Cache::lock`]; [`NotAFile`](crate::ErrorKind::NotAFile) if something else has the entry's name.
+    pub fn refresh(&self) -> Result<Refresh> {
+        let early = match self.cx.mutated(Mutation::StateReadEarly) {
+            true => Some(current_record(&self.cx, &*Root::open_for_writing(&self.cx)?, &self.name)?),
+            false => None,
+        };
+        let mut refresh = self.cache.lock()?.refresh(self)?;
+        refresh.early = early;
+        Ok(refresh)
+    }
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Entry").field(&self.path()).finish()
+    }
+}
+
+/// The held writer lock of a cache. Released when it and all its refreshes are gone.
+///
+/// As long as it is not lost, nobody else can publish into the cache. It is no mutual exclusion for anything else: a holder
+/// that stands still for its lease is overtaken, and may go on computing without knowing.
+#[must_use = "the lock is released when this is dropped"]
+pub struct WriteLock {
+    hold: Arc<Hold>,
+}
+
+impl WriteLock {
+    /// Begins a refresh of one more entry under this lock.
+    ///
+    /// # Errors
+    /// [`LeaseLost`](crate::ErrorKind::LeaseLost) if the lock was lost; [`NotAFile`](crate::ErrorKind::NotAFile) if
+    /// something else has the entry's name; [`InvalidName`](crate::ErrorKind::InvalidName) for an entry of another cache.
+    pub fn refresh(&self, entry: &Entry) -> Result<Refresh> {
+        if entry.cx.path != self.hold.control.cx.path {
+            return Err(Error::invalid_name(entry.name(), "it is an entry of another cache than the lock's"));
+        }
+        Refresh::begin(entry.clone(), self.hold.clone())
+    }
+
+    /// The epoch of the lease: one more for each acquire of this cache, by whomever.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.hold.lease.epoch
+    }
+
+    /// How long this caller waited for the lock.
+    #[must_use]
+    pub fn waited(&self) -> Duration {
+        self.hold.waited
+    }
+
+    /// Whether this holder is known to be overtaken. `false` is no proof of the contrary.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.hold.lease.is_lost()
+    }
+
+    /// What gave the lock.
+    #[must_use]
+    pub fn backend(&self) -> crate::Backend {
+        self.hold.backend()
+    }
+}
+
+impl fmt::Debug for WriteLock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WriteLock").field("cache", &self.hold.control.cx.path).field("epoch", &self.epoch()).finish()
+    }
+}

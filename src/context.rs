@@ -1,0 +1,50 @@
+//! What every part of a cache shares: the platform, the path, the options, and the voice.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cachelock_platform::Platform;
+
+use crate::cache::{Durability, Locking};
+use crate::events::{self, Event, Observer};
+use crate::mutation::Mutation;
+use crate::wait::{CancelToken, Timeout};
+
+/// The settings of a cache; see [`crate::CacheBuilder`].
+#[derive(Clone)]
+pub(crate) struct Options {
+    pub(crate) locking: Locking,
+    pub(crate) lease: Duration,
+    pub(crate) timeout: Timeout,
+    pub(crate) cancel: Option<CancelToken>,
+    pub(crate) durability: Durability,
+    pub(crate) allow_shared: bool,
+    pub(crate) observer: Option<Arc<dyn Observer>>,
+    #[cfg_attr(not(feature = "mutations"), expect(dead_code, reason = "read by test builds only"))]
+    pub(crate) mutation: Option<Mutation>,
+}
+
+pub(crate) struct Context {
+    pub(crate) platform: Arc<dyn Platform>,
+    /// The cache directory, absolute.
+    pub(crate) path: PathBuf,
+    pub(crate) options: Options,
+}
+
+impl Context {
+    pub(crate) fn emit(&self, event: &Event<'_>) {
+        events::emit(self.options.observer.as_deref(), event);
+    }
+
+    /// Whether this build was told to get `mutation` wrong. Never, outside of tests.
+    pub(crate) fn mutated(&self, mutation: Mutation) -> bool {
+        #[cfg(feature = "mutations")]
+        return self.options.mutation == Some(mutation);
+        #[cfg(not(feature = "mutations"))]
+        {
+            let _ = mutation;
+            false
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! The control directory `.cachelock/`: its names, and the checked way to each of its files.
+//!
+//! Nothing here trusts what it finds. Files are opened without following links and must be ordinary files of this user
+//! with one name, or they are an error that names them.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use cachelock_platform::{Access, Dir, File, FileKind, Metadata, Owner};
+
+use crate::context::Context;
+use crate::error::{Error, Result};
+use crate::name::CONTROL_DIR;
+
+pub(crate) const GATE: &str = "cache.lock";
+pub(crate) const HEAD: &str = "head";
+pub(crate) const TAGS: &str = "tags";
+
+/// Files that only their creator needs.
+pub(crate) const PRIVATE: u32 = 0o600;
+/// Directories that other users' readers pass through.
+const PASSABLE: u32 = 0o755;
+
+/// Epochs are zero-padded, so that a listing is sorted: 20 digits hold every `u64`.
+pub(crate) fn claim(epoch: u64) -> String {
+    format!("claim-{epoch:020}")
+}
+
+pub(crate) fn next_head(epoch: u64, nonce: u128) -> String {
+    format!("head-{epoch:020}-{nonce:032x}")
+}
+
+pub(crate) fn stage(epoch: u64, nonce: u128, number: u64) -> String {
+    format!("stage-{epoch:020}-{nonce:032x}-{number}")
+}
+
+pub(crate) fn want(nonce: u128) -> String {
+    format!("want-{nonce:032x}")
+}
+
+/// What a name in the control directory is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Claim(u64),
+    /// A stage or a next head: what an overtaken holder could still rename, so what a fence removes.
+    Fenced(u64),
+    Want,
+    /// The gate, the head, the tags, and whatever is not ours.
+    Other,
+}
+
+pub(crate) fn kind_of(name: &str) -> Kind {
+    let epoch = |rest: &str| {
+        let digits = rest.get(..20)?;
+        digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
+    };
+    let parsed = if let Some(rest) = name.strip_prefix("claim-") {
+        (rest.len() == 20).then(|| epoch(rest)).flatten().map(Kind::Claim)
+    } else if let Some(rest) = name.strip_prefix("stage-").or_else(|| name.strip_prefix("head-")) {
+        epoch(rest).map(Kind::Fenced)
+    } else if name.starts_with("want-") {
+        Some(Kind::Want)
+    } else {
+        None
+    };
+    parsed.unwrap_or(Kind::Other)
+}
+
+/// An open control directory.
+#[derive(Clone)]
+pub(crate) struct Control {
+    pub(crate) cx: Arc<Context>,
+    pub(crate) dir: Arc<dyn Dir>,
+    /// Whether other machines may change it, so that a handle's cached "absent" must not be believed.
+    pub(crate) remote: bool,
+}
+
+impl Control {
+    /// Opens the control directory of `root` for a writer; creates it if it is missing.
+    pub(crate) fn open_or_create(cx: &Arc<Context>, root: &dyn Dir, root_metadata: &Metadata) -> Result<Self> {
+        let path = cx.path.join(CONTROL_DIR);
+        let dir = open_or_create_dir(root, CONTROL_DIR, root_metadata)
+            .map_err(|error| dir_error("open the control directory", path.clone(), error))?;
+        let control = Control { cx: cx.clone(), dir, remote: false };
+        let metadata = control.dir.metadata().map_err(|error| Error::io("look at", path.clone(), error))?;
+        check_trust(cx, &path, &metadata)?;
+        Ok(control)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.cx.path.join(CONTROL_DIR).join(name)
+    }
+
+    /// The same directory past the caches of a network file system's client; elsewhere just this one.
+    pub(crate) fn fresh(&self) -> Result<Arc<dyn Dir>> {
+        if !self.remote {
+            return Ok(self.dir.clone());
+        }
+        self.dir.reopen().map_err(|error| Error::io("open", self.path(""), error))
+    }
+
+    /// The highest epoch that ever acquired: the head's length, 0 without a head.
+    pub(crate) fn head(&self) -> Result<u64> {
+        match self.stat_fresh(HEAD)? {
+            None => Ok(0),
+            Some(metadata) if metadata.kind == FileKind::File => Ok(metadata.len),
+            Some(_) => Err(Error::not_a_file(&self.path(HEAD), "is not an ordinary file")),
+        }
+    }
+
+    pub(crate) fn exists(&self, name: &str) -> Result<bool> {
+        Ok(self.stat_fresh(name)?.is_some())
+    }
+
+    pub(crate) fn stat(&self, name: &str) -> Result<Option<Metadata>> {
+        found(self.dir.stat(name)).map_err(|error| Error::io("look at", self.path(name), error))
+    }
+
+    fn stat_fresh(&self, name: &str) -> Result<Option<Metadata>> {
+        found(self.fresh()?.stat(name)).map_err(|error| Error::io("look at", self.path(name), error))
+    }
+
+    /// Opens a file that must be ours; `None` if it does not exist.
+    pub(crate) fn open(&self, name: &str, access: Access) -> Result<Option<(Box<dyn File>, Metadata)>> {
+        let Some(file) = found(self.dir.open(name, access)).map_err(|error| self.open_error(name, error))? else {
+            return Ok(None);
+        };
+        let metadata = file.metadata().map_err(|error| Error::io("look at", self.path(name), error))?;
+        if metadata.kind != FileKind::File {
+            return Err(Error::not_a_file(&self.path(name), "is not an ordinary file"));
+        }
+        if metadata.links > 1 {
+            return Err(Error::not_a_file(&self.path(name), "has a second name (a hard link)"));
+        }
+        if let (Owner::Other(user), false) = (metadata.owner, self.cx.options.allow_shared) {
+            return Err(Error::not_a_file(&self.path(name), format!("belongs to the user with the number {user}")));
+        }
+        Ok(Some((file, metadata)))
+    }
+
+    /// A link's error differs from system to system, so it is looked at once more to say what stands there.
+    fn open_error(&self, name: &str, error: io::Error) -> Error {
+        match self.dir.stat(name) {
+            Ok(metadata) if metadata.kind != FileKind::File => {
+                Error::not_a_file(&self.path(name), "is not an ordinary file")
+            }
+            _ => Error::io("open", self.path(name), error),
+        }
+    }
+
+    /// Creates `name`; `None` if something has the name.
+    pub(crate) fn create_new(&self, name: &str) -> Result<Option<Box<dyn File>>> {
+        match self.dir.open(name, Access::CreateNew(PRIVATE)) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
+            Err(error) => Err(self.create_error(name, error)),
+        }
+    }
+
+    /// Creates `name`, which has a nonce in it and so cannot exist.
+    pub(crate) fn create_unique(&self, name: &str) -> Result<Box<dyn File>> {
+        self.dir.open(name, Access::CreateNew(PRIVATE)).map_err(|error| self.create_error(name, error))
+    }
+
+    /// "Not found" for a name that is to be created means that the directory is gone.
+    fn create_error(&self, name: &str, error: io::Error) -> Error {
+        if error.kind() == io::ErrorKind::NotFound {
+            let gone = io::Error::new(error.kind(), "the cache directory was deleted meanwhile");
+            return Error::io("create", self.path(name), gone);
+        }
+        Error::io("create", self.path(name), error)
+    }
+
+    /// Reads what is there of a small file, at most `limit` bytes; `None` if it does not exist.
+    pub(crate) fn read(&self, name: &str, limit: usize) -> Result<Option<Vec<u8>>> {
+        let Some((file, _)) = self.open(name, Access::Read)? else { return Ok(None) };
+        match read_up_to(&*file, limit) {
+            Ok(bytes) => Ok(Some(bytes)),
+            // A guest opens by name for each call, so the name may have gone in between.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io("read", self.path(name), error)),
+        }
+    }
+
+    /// Writes all of a small file from its start.
+    pub(crate) fn write(&self, file: &dyn File, name: &str, bytes: &[u8]) -> Result<()> {
+        write_all_at(file, bytes, 0).map_err(|error| Error::io("write", self.path(name), error))?;
+        if self.remote {
+            file.sync().map_err(|error| Error::io("sync", self.path(name), error))?;
+        }
+        Ok(())
+    }
+
+    /// Removes a name; `false` if it did not exist.
+    pub(crate) fn unlink(&self, name: &str) -> Result<bool> {
+        match self.dir.unlink(name) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(Error::io("remove", self.path(name), error)),
+        }
+    }
+
+    pub(crate) fn list(&self) -> Result<Vec<String>> {
+        self.fresh()?.list().map_err(|error| Error::io("list", self.path(""), error))
+    }
+}
+
+/// "Not found" as `None`.
+pub(crate) fn found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Opens the directory `name` in `parent`, which is created if it is missing: with 0755, but no wider than the cache
+/// directory itself.
+pub(crate) fn open_or_create_dir(parent: &dyn Dir, name: &str, root_metadata: &Metadata) -> io::Result<Arc<dyn Dir>> {
+    loop {
+        if let Some(dir) = found(parent.open_dir(name))? {
+            return Ok(dir);
+        }
+        match parent.create_dir(name, PASSABLE & root_metadata.mode.unwrap_or(PASSABLE)) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+pub(crate) fn dir_error(action: &'static str, path: PathBuf, error: io::Error) -> Error {
+    if error.kind() == io::ErrorKind::NotADirectory {
+        return Error::not_a_file(&path, "should be a directory and is something else");
+    }
+    Error::io(action, path, error)
+}
+
+/// Refuses to write where others could interfere.
+pub(crate) fn check_trust(cx: &Context, path: &std::path::Path, metadata: &Metadata) -> Result<()> {
+    if cx.options.allow_shared {
+        return Ok(());
+    }
+    if let Owner::Other(user) = metadata.owner {
+        return Err(Error::untrusted(path, format!("it belongs to the user with the number {user}")));
+    }
+    if metadata.shared {
+        let mode = metadata.mode.map_or_else(String::new, |mode| format!(" (mode {mode:04o})"));
+        return Err(Error::untrusted(path, format!("other users may write to it{mode}")));
+    }
+    Ok(())
+}
+
+/// Reads from the start until the end of the file or `limit` bytes.
+pub(crate) fn read_up_to(file: &dyn File, limit: usize) -> io::Result<Vec<u8>> {
+    // One byte more than a record shows the end of most files without a second read.
+    let mut bytes = vec![0; limit.min(4096)];
+    let mut len = 0;
+    while len < limit {
+        if len == bytes.len() {
+            bytes.resize((len * 2).min(limit), 0);
+        }
+        let read = file.read_at(&mut bytes[len..], len as u64)?;
+        if read == 0 {
+            break;
+        }
+        len += read;
+    }
+    bytes.truncate(len);
+    Ok(bytes)
+}
+
+pub(crate) fn write_all_at(file: &dyn File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let written = file.write_at(bytes, offset)?;
+        if written == 0 {
+            return Err(io::Error::new(io::ErrorKind::WriteZero, "the file system took no bytes and gave no reason"));
+        }
+        bytes = &bytes[written..];
+        offset += written as u64;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_of_ours_is_recognized_and_no_other() {
+        assert_eq!(kind_of(&claim(7)), Kind::Claim(7));
+        assert_eq!(kind_of(&claim(u64::MAX)), Kind::Claim(u64::MAX));
+        assert_eq!(kind_of(&next_head(8, 1)), Kind::Fenced(8));
+        assert_eq!(kind_of(&stage(9, 1, 2)), Kind::Fenced(9));
+        assert_eq!(kind_of(&want(3)), Kind::Want);
+        for name in [GATE, HEAD, TAGS, "claim-", "claim-7", "claim-+0000000000000000007", "head-x", "stage-é", "", "claims"] {
+            assert_eq!(kind_of(name), Kind::Other, "{name:?}");
+        }
+        let beyond = format!("claim-{}", "9".repeat(20));
+        assert_eq!(kind_of(&beyond), Kind::Other, "a number that no u64 holds");
+    }
+}

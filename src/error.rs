@@ -1,0 +1,348 @@
+//! The one error type: what happened, to which path, and what to do about it.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::lock::Holder;
+
+/// The result of most calls of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, with the path it happened to and a remedy in its text.
+///
+/// Opaque, so that it can grow; ask [`Error::kind`] or one of the predicates.
+///
+/// ```
+/// let error = cachelock::Cache::open("/tmp/demo")?.entry("../escape").unwrap_err();
+/// assert_eq!(error.kind(), cachelock::ErrorKind::InvalidName);
+/// assert_eq!(error.kind().name(), "invalid-name");
+/// # Ok::<(), cachelock::Error>(())
+/// ```
+pub struct Error(Box<Repr>);
+
+/// The kinds of [`Error`] that a caller can act on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The timeout passed before the lock could be had. Nothing was changed.
+    Timeout,
+    /// The wait was cancelled through its [`CancelToken`](crate::CancelToken). Nothing was changed.
+    Cancelled,
+    /// The holder was overtaken: its lease expired while it slept, or an operator broke it. Nothing was published; the
+    /// newer holder's data stands.
+    LeaseLost,
+    /// An entry, or a file of the control directory, does not hold what it should.
+    Corrupt,
+    /// The name cannot be an entry.
+    InvalidName,
+    /// No lock can be had here.
+    NoLock,
+    /// The cache directory belongs to another user or others may write to it.
+    Untrusted,
+    /// A file of the cache is not the ordinary file of one's own that it should be: a link, a FIFO, a directory.
+    NotAFile,
+    /// No permission, or a read-only file system.
+    Permission,
+    /// The disk, the quota or the inodes are used up.
+    StorageFull,
+    /// The payload's length is not the one that the caller announced.
+    LengthMismatch,
+    /// Published and visible to all, but the directory could not be synced: it may be gone after a power loss.
+    NotDurable,
+    /// A value is beyond what the format can hold.
+    Limit,
+    /// The refresh cannot go on after an earlier failure; begin again.
+    Poisoned,
+    /// Anything else that the system said.
+    Io,
+}
+
+impl ErrorKind {
+    /// The kind's stable name, as in the program's `--json` output: `timeout`, `lease-lost`, ...
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            ErrorKind::Timeout => "timeout",
+            ErrorKind::Cancelled => "cancelled",
+            ErrorKind::LeaseLost => "lease-lost",
+            ErrorKind::Corrupt => "corrupt",
+            ErrorKind::InvalidName => "invalid-name",
+            ErrorKind::NoLock => "no-lock",
+            ErrorKind::Untrusted => "untrusted",
+            ErrorKind::NotAFile => "not-a-file",
+            ErrorKind::Permission => "permission",
+            ErrorKind::StorageFull => "storage-full",
+            ErrorKind::LengthMismatch => "length-mismatch",
+            ErrorKind::NotDurable => "not-durable",
+            ErrorKind::Limit => "limit",
+            ErrorKind::Poisoned => "poisoned",
+            ErrorKind::Io => "io",
+        }
+    }
+}
+
+/// What a caller was waiting for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WaitingFor {
+    /// Another thread of this process to be done.
+    Thread,
+    /// The gate: another process has the kernel lock.
+    Gate,
+    /// The lease: somebody without the kernel lock holds it, or it must expire first.
+    Lease,
+    /// Another program's handle on the file that is to be replaced.
+    Replace,
+}
+
+impl fmt::Display for WaitingFor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            WaitingFor::Thread => "another thread of this process",
+            WaitingFor::Gate => "the writer lock",
+            WaitingFor::Lease => "the lease",
+            WaitingFor::Replace => "a program that has the file open",
+        })
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Repr {
+    #[error(
+        "timed out after {} waiting for {what} of {}{}; wait longer with a timeout above {}, or see who holds it",
+        seconds(*waited), path.display(), held_by(holder.as_ref()), seconds(*budget)
+    )]
+    Timeout { path: PathBuf, what: WaitingFor, waited: Duration, budget: Duration, holder: Option<Holder> },
+    #[error("cancelled after {} of waiting for {what} of {}", seconds(*waited), path.display())]
+    Cancelled { path: PathBuf, what: WaitingFor, waited: Duration },
+    #[error(
+        "the lease on {} (epoch {epoch}) was lost: {reason}; nothing was published and the newer holder's data stands, so read again or refresh again",
+        path.display()
+    )]
+    LeaseLost { path: PathBuf, epoch: u64, reason: String },
+    #[error("{} is corrupt: {reason}; refresh it to replace it", path.display())]
+    Corrupt { path: PathBuf, reason: String },
+    #[error("{name:?} cannot be the name of an entry: {reason}")]
+    InvalidName { name: String, reason: String },
+    #[error("{} is not safe to share a cache in: {reason}; use a directory of your own, or allow shared directories", path.display())]
+    Untrusted { path: PathBuf, reason: String },
+    #[error("{} {reason}; remove it or choose another place", path.display())]
+    NotAFile { path: PathBuf, reason: String },
+    #[error("the payload for {} has {written} bytes and not the expected {expected}; the old entry stays", path.display())]
+    LengthMismatch { path: PathBuf, expected: u64, written: u64 },
+    #[error("{} was published, but its directory could not be synced, so a power loss may undo it: {source}", path.display())]
+    NotDurable { path: PathBuf, source: io::Error },
+    #[error("{}: {reason}", path.display())]
+    Limit { path: PathBuf, reason: String },
+    #[error("the refresh of {} failed before ({reason}) and cannot go on; begin it again", path.display())]
+    Poisoned { path: PathBuf, reason: String },
+    #[error("cannot {action} {}: {source}{}", path.display(), hint(source))]
+    Io { action: &'static str, path: PathBuf, source: io::Error },
+}
+
+/// A duration as people read it: `1.50 s`.
+fn seconds(duration: Duration) -> String {
+    format!("{:.2} s", duration.as_secs_f64())
+}
+
+fn held_by(holder: Option<&Holder>) -> String {
+    holder.map_or_else(String::new, |holder| format!(", held by {holder}"))
+}
+
+fn hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::StorageFull => "; free some space and try again",
+        io::ErrorKind::QuotaExceeded => "; free some of your quota and try again",
+        io::ErrorKind::ReadOnlyFilesystem => "; a read-only cache can be read but not refreshed",
+        io::ErrorKind::PermissionDenied => "; check who owns it and its mode",
+        io::ErrorKind::CrossesDevices => "; the entry's folder must be on the file system of the cache directory",
+        io::ErrorKind::IsADirectory => "; a directory has the name of the entry",
+        io::ErrorKind::NotADirectory => "; a file has the name of a folder on the way",
+        _ if is_out_of_descriptors(source) => "; close some files or raise the limit of open files",
+        _ => "",
+    }
+}
+
+/// The kinds of `std` have none for it yet, but its text is the same everywhere.
+fn is_out_of_descriptors(source: &io::Error) -> bool {
+    source.to_string().contains("Too many open files")
+}
+
+impl Error {
+    pub(crate) fn timeout(
+        path: &Path,
+        what: WaitingFor,
+        waited: Duration,
+        budget: Duration,
+        holder: Option<Holder>,
+    ) -> Self {
+        Repr::Timeout { path: path.into(), what, waited, budget, holder }.into()
+    }
+
+    pub(crate) fn cancelled(path: &Path, what: WaitingFor, waited: Duration) -> Self {
+        Repr::Cancelled { path: path.into(), what, waited }.into()
+    }
+
+    pub(crate) fn lease_lost(path: &Path, epoch: u64, reason: impl Into<String>) -> Self {
+        Repr::LeaseLost { path: path.into(), epoch, reason: reason.into() }.into()
+    }
+
+    pub(crate) fn corrupt(path: &Path, reason: impl Into<String>) -> Self {
+        Repr::Corrupt { path: path.into(), reason: reason.into() }.into()
+    }
+
+    pub(crate) fn invalid_name(name: &str, reason: impl Into<String>) -> Self {
+        Repr::InvalidName { name: name.into(), reason: reason.into() }.into()
+    }
+
+    pub(crate) fn untrusted(path: &Path, reason: impl Into<String>) -> Self {
+        Repr::Untrusted { path: path.into(), reason: reason.into() }.into()
+    }
+
+    pub(crate) fn not_a_file(path: &Path, reason: impl Into<String>) -> Self {
+        Repr::NotAFile { path: path.into(), reason: reason.into() }.into()
+    }
+
+    pub(crate) fn length_mismatch(path: &Path, expected: u64, written: u64) -> Self {
+        Repr::LengthMismatch { path: path.into(), expected, written }.into()
+    }
+
+    pub(crate) fn not_durable(path: &Path, source: io::Error) -> Self {
+        Repr::NotDurable { path: path.into(), source }.into()
+    }
+
+    pub(crate) fn limit(path: &Path, reason: impl Into<String>) -> Self {
+        Repr::Limit { path: path.into(), reason: reason.into() }.into()
+    }
+
+    pub(crate) fn poisoned(path: &Path, reason: impl Into<String>) -> Self {
+        Repr::Poisoned { path: path.into(), reason: reason.into() }.into()
+    }
+
+    /// `action` completes "cannot ...": `open`, `create`, `rename the stage to`.
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
+        Repr::Io { action, path: path.into(), source }.into()
+    }
+
+    /// What kind of error it is.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match &*self.0 {
+            Repr::Timeout { .. } => ErrorKind::Timeout,
+            Repr::Cancelled { .. } => ErrorKind::Cancelled,
+            Repr::LeaseLost { .. } => ErrorKind::LeaseLost,
+            Repr::Corrupt { .. } => ErrorKind::Corrupt,
+            Repr::InvalidName { .. } => ErrorKind::InvalidName,
+            Repr::Untrusted { .. } => ErrorKind::Untrusted,
+            Repr::NotAFile { .. } => ErrorKind::NotAFile,
+            Repr::LengthMismatch { .. } => ErrorKind::LengthMismatch,
+            Repr::NotDurable { .. } => ErrorKind::NotDurable,
+            Repr::Limit { .. } => ErrorKind::Limit,
+            Repr::Poisoned { .. } => ErrorKind::Poisoned,
+            Repr::Io { source, .. } => match source.kind() {
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ErrorKind::Permission,
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::StorageFull,
+                io::ErrorKind::Unsupported => ErrorKind::NoLock,
+                _ => ErrorKind::Io,
+            },
+        }
+    }
+
+    /// The file or directory it happened to; `None` for a name that never became a path.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match &*self.0 {
+            Repr::InvalidName { .. } => None,
+            Repr::Timeout { path, .. }
+            | Repr::Cancelled { path, .. }
+            | Repr::LeaseLost { path, .. }
+            | Repr::Corrupt { path, .. }
+            | Repr::Untrusted { path, .. }
+            | Repr::NotAFile { path, .. }
+            | Repr::LengthMismatch { path, .. }
+            | Repr::NotDurable { path, .. }
+            | Repr::Limit { path, .. }
+            | Repr::Poisoned { path, .. }
+            | Repr::Io { path, .. } => Some(path),
+        }
+    }
+
+    /// The holder that a timed-out caller waited for, as far as known.
+    #[must_use]
+    pub fn holder(&self) -> Option<&Holder> {
+        match &*self.0 {
+            Repr::Timeout { holder, .. } => holder.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// Whether the timeout passed.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        self.kind() == ErrorKind::Timeout
+    }
+
+    /// Whether the wait was cancelled.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.kind() == ErrorKind::Cancelled
+    }
+
+    /// Whether the holder was overtaken.
+    #[must_use]
+    pub fn is_lease_lost(&self) -> bool {
+        self.kind() == ErrorKind::LeaseLost
+    }
+
+    /// Whether something on disk is not what it should be.
+    #[must_use]
+    pub fn is_corrupt(&self) -> bool {
+        self.kind() == ErrorKind::Corrupt
+    }
+
+    /// Whether it is for want of permission, a read-only file system included.
+    #[must_use]
+    pub fn is_permission(&self) -> bool {
+        self.kind() == ErrorKind::Permission
+    }
+}
+
+impl From<Repr> for Error {
+    fn from(repr: Repr) -> Self {
+        Error(Box::new(repr))
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source()
+    }
+}
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        let kind = match error.kind() {
+            ErrorKind::Timeout => io::ErrorKind::TimedOut,
+            ErrorKind::Corrupt => io::ErrorKind::InvalidData,
+            ErrorKind::InvalidName => io::ErrorKind::InvalidInput,
+            ErrorKind::Permission => io::ErrorKind::PermissionDenied,
+            ErrorKind::StorageFull => io::ErrorKind::StorageFull,
+            _ => io::ErrorKind::Other,
+        };
+        io::Error::new(kind, error)
+    }
+}

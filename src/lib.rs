@@ -1,0 +1,75 @@
+//! Shares a cache on disk between processes.
+//!
+//! One writer at a time refreshes it, readers never wait and never see half of anything, and a holder that died or fell
+//! asleep can neither block the others nor overwrite them.
+//!
+//! ```
+//! use cachelock::{Cache, Policy};
+//! use std::io::Write;
+//! use std::time::Duration;
+//!
+//! let dir = std::env::temp_dir().join("cachelock-doc-lib");
+//! let cache = Cache::open(&dir)?;
+//! let index = cache.entry("index.json")?.get_or_refresh(
+//!     &Policy::fresh_for(Duration::from_secs(600)),
+//!     // Runs only if the entry is missing or older than ten minutes, and once among all processes that ask for it now.
+//!     |refresh| refresh.write_all(b"fetched from somewhere slow"),
+//! )?;
+//! assert!(index.is_some());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # What is promised
+//!
+//! - At most one refresh for each cache is inside the kernel lock; the others wait, time out, or are cancelled.
+//! - An overtaken holder cannot publish: it gets [`ErrorKind::LeaseLost`], and nothing changes.
+//! - A read takes no lock and writes nothing. It returns the whole old or the whole new payload, checked by length and hash.
+//! - Killed at any instruction, a holder leaves nothing that a person must clean up.
+//! - Waiting for a refresh that somebody else did is enough.
+//! - Where no lock can be had that is an error or a visible event, never silence.
+//!
+//! # What is not promised
+//!
+//! - A lease is no mutual exclusion: an overtaken holder may go on computing. Only publishing is exclusive.
+//! - Fairness, beyond that nobody waits for ever while others come and go.
+//! - Anything against somebody with write access to the directory who means harm.
+//!
+//! # How it works
+//!
+//! See `docs/architecture.md` in the repository. In short: payloads are replaced by one rename each; a tag beside them says
+//! what they should be; `.cachelock/` holds the kernel lock's file and numbered lease files, and the files that
+//! are to be renamed are removed by whoever takes over.
+
+mod cache;
+mod context;
+mod control;
+mod error;
+mod events;
+mod freshness;
+mod lock;
+mod mutation;
+mod name;
+mod publish;
+mod read;
+mod refresh;
+mod root;
+mod section;
+mod state;
+mod tag;
+mod text;
+mod time;
+mod wait;
+
+pub use cachelock_platform as platform;
+
+pub use cache::{Cache, CacheBuilder, Durability, Entry, Locking, Status, WriteLock};
+pub use error::{Error, ErrorKind, Result, WaitingFor};
+pub use events::{Backend, Event, EventKind, Observer};
+pub use freshness::{Begun, GetError, Policy};
+pub use lock::Holder;
+#[cfg(feature = "mutations")]
+pub use mutation::Mutation;
+pub use read::{Meta, Reader, Snapshot, Stream, Verification};
+pub use refresh::{PublishError, Published, Refresh};
+pub use tag::Validators;
+pub use wait::{CancelToken, ParseDurationError, Timeout, parse_duration};

@@ -1,0 +1,138 @@
+//! Who holds the lease, and whether that holder has stood still for too long.
+//!
+//! Expiry is a guess about who is alive, and a wrong one costs the holder a retry and never data: safety comes from the
+//! fence. Still it should be a good guess. So it is made on the *observer's* monotonic clock, from the raw bytes of the
+//! claim, and an observer that was itself suspended gets no credit for the time it slept.
+
+use std::time::{Duration, SystemTime};
+
+use cachelock_platform::{Access, Monotonic};
+
+use super::claim::{Claim, RECORD_READ};
+use crate::control::{self, Control};
+use crate::error::Result;
+use crate::mutation::Mutation;
+
+/// How long a claim without a readable record is respected: its holder died, or is about to write it.
+pub(crate) const UNREADABLE: Duration = Duration::from_millis(250);
+
+/// By the file system's own clock a holder must have stood still for this many leases.
+pub(crate) const CLOCK_LEASES: u32 = 3;
+
+/// What can be seen of the lease at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Sight {
+    /// The highest epoch that ever acquired.
+    pub(crate) head: u64,
+    /// The last epoch that has a claim; `head` if none has.
+    pub(crate) last: u64,
+    /// The bytes of that claim.
+    pub(crate) claim: Option<Vec<u8>>,
+}
+
+impl Sight {
+    /// Looks: the head, the claims after it *by name* (a listing may miss one), the bytes of the last.
+    pub(crate) fn look(control: &Control) -> Result<Self> {
+        loop {
+            let head = control.head()?;
+            let mut last = head;
+            while last < u64::MAX && control.exists(&control::claim(last + 1))? {
+                last += 1;
+            }
+            let claim = control.read(&control::claim(last), RECORD_READ)?;
+            // A claim above the head is not removed before the head moves: if it is gone, the head has moved.
+            if claim.is_some() || last == head {
+                return Ok(Sight { head, last, claim });
+            }
+        }
+    }
+
+    /// The record, if there is a readable one.
+    pub(crate) fn record(&self) -> Option<Claim> {
+        self.claim.as_deref().and_then(|bytes| Claim::decode(bytes).ok())
+    }
+
+    /// Whether nobody holds the lease or wants to be seen as its holder.
+    pub(crate) fn is_free(&self) -> bool {
+        self.claim.is_none() || self.record().is_some_and(|record| record.released)
+    }
+
+    /// For how long this claim must stand still before it counts as expired.
+    pub(crate) fn patience(&self, control: &Control) -> Duration {
+        let own = control.cx.options.lease;
+        match self.record() {
+            Some(record) => own.max(record.lease),
+            None if self.claim.is_some() && !control.cx.mutated(Mutation::EmptyWaitsLease) => UNREADABLE,
+            None => own,
+        }
+    }
+}
+
+/// What one observer has seen, and for how long it has not changed.
+#[derive(Default)]
+pub(crate) struct Observation {
+    seen: Option<Sight>,
+    unchanged: Duration,
+    last_look: Monotonic,
+    /// How long the observer meant to sleep before the next look.
+    planned: Duration,
+}
+
+impl Observation {
+    /// Takes in what is seen now, and tells for how long it has stood still.
+    pub(crate) fn update(&mut self, now: Monotonic, sight: &Sight, patience: Duration) -> Duration {
+        if self.seen.as_ref() == Some(sight) {
+            // A suspended machine makes a sample late: no sample is worth more than it was planned to take, doubled,
+            // or an eighth of the lease.
+            let most = (self.planned * 2).max(patience / 8);
+            self.unchanged += now.saturating_sub(self.last_look).min(most);
+        } else {
+            self.seen = Some(sight.clone());
+            self.unchanged = Duration::ZERO;
+        }
+        self.last_look = now;
+        self.unchanged
+    }
+
+    /// Whether its owner had to wait at all.
+    pub(crate) fn has_looked(&self) -> bool {
+        self.seen.is_some()
+    }
+
+    /// Announces the sleep until the next look, so that it is credited in full.
+    pub(crate) fn plan(&mut self, sleep: Duration) -> Duration {
+        self.planned = sleep;
+        sleep
+    }
+}
+
+/// Whether the claim is past three times `patience` by the file system's own clock: for callers that will not stay long
+/// enough to see it stand still. The clock is read from the modification time of a file created now.
+///
+/// A claim from the future is as dead: its holder's machine, or this one, has had its clock set.
+pub(crate) fn expired_by_file_clock(control: &Control, sight: &Sight, patience: Duration) -> bool {
+    let probe = || -> Option<(SystemTime, SystemTime)> {
+        let claim = control.stat(&control::claim(sight.last)).ok()??;
+        let name = control::want(control.cx.platform.random().ok()?);
+        let file = control.create_unique(&name).ok()?;
+        let now = file.metadata().ok().map(|metadata| metadata.modified);
+        drop(file);
+        let _ = control.unlink(&name);
+        Some((now?, claim.modified))
+    };
+    let Some((now, beaten)) = probe() else { return false };
+    let apart = now.duration_since(beaten).unwrap_or_else(|future| future.duration());
+    apart > patience * CLOCK_LEASES
+}
+
+/// Marks our own claim as released without removing it: for whoever gives up before the head has moved.
+pub(crate) fn mark_released(control: &Control, claim: &Claim) -> Result<()> {
+    let name = control::claim(claim.epoch);
+    if let Some((file, _)) = control.open(&name, Access::Write)? {
+        let found = control::read_up_to(&*file, RECORD_READ).ok();
+        if found.and_then(|bytes| Claim::decode(&bytes).ok()).is_none_or(|found| found.nonce == claim.nonce) {
+            control.write(&*file, &name, &Claim { released: true, ..claim.clone() }.encode())?;
+        }
+    }
+    Ok(())
+}

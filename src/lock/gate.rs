@@ -1,0 +1,367 @@
+//! The gate: the kernel's exclusive lock on `cache.lock`.
+//!
+//! The gate is an accelerator, not the truth. It lets natives queue up in the kernel, wakes exactly when it is free, and
+//! tells whoever has it that a gated holder before it is dead. Safety rests on the lease alone; so a caller that finds the
+//! gate stuck may go on without it.
+//!
+//! # Waiting
+//!
+//! A kernel lock can be tried or blocked for, and nothing in between: no deadline, no cancellation. So a helper thread
+//! blocks in it while the caller waits on its event with both. There is one helper for each process and cache. Its states:
+//!
+//! ```text
+//!            caller must wait                     kernel grants
+//!   Idle ---------------------> Blocked(client) ---------------> Ready --- client takes it --> Idle
+//!     ^                          |         ^
+//!     |             client gives |         | next client comes
+//!     |             up           v         |
+//!     +-- kernel grants -------- Blocked(no client)
+//!         and helper unlocks
+//! ```
+//!
+//! The file's identity is compared after locking: somebody may have deleted the name meanwhile, and two processes with locks
+//! on two files would both believe that the other is dead. For the same reason the claim's record names the gate.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cachelock_platform::{Access, Event, File, FileId, Monotonic};
+
+use super::claim::Kind;
+use super::expiry::{Observation, Sight};
+use crate::control::{Control, GATE, PRIVATE};
+use crate::error::{Error, Result, WaitingFor};
+use crate::mutation::Mutation;
+use crate::wait::Waiter;
+
+/// How an attempt at the gate ended.
+pub(crate) enum Outcome {
+    /// The kernel lock is ours.
+    Held(GateGuard),
+    /// Somebody has it and stands still: go on with the lease alone, as a holder of this kind.
+    Bypass(Kind),
+    /// Kernel locks are not to be had here.
+    Unavailable(String),
+}
+
+/// The kernel lock. Unlocked when dropped, except in a child made by `fork`, where it is only closed.
+pub(crate) struct GateGuard {
+    file: Arc<dyn File>,
+    pub(crate) id: FileId,
+}
+
+impl Drop for GateGuard {
+    fn drop(&mut self) {
+        // Explicitly: a copy of the descriptor in a forked child would keep the lock alive beyond our close.
+        let _ = self.file.unlock();
+    }
+}
+
+/// The helper of one process and cache.
+#[derive(Default)]
+pub(crate) struct Gate {
+    helper: Mutex<Helper>,
+}
+
+#[derive(Default)]
+enum Helper {
+    #[default]
+    Idle,
+    Blocked {
+        id: FileId,
+        client: Option<Arc<dyn Event>>,
+        /// Somebody has waited for a whole lease and saw the gate's holder stand still; true until the kernel grants.
+        stuck: bool,
+    },
+    Ready(io::Result<Arc<dyn File>>),
+}
+
+impl Gate {
+    /// Takes the gate, within the waiter's budget. `observation` is what the caller has seen of the lease meanwhile, so that
+    /// a claim that stood still before the gate need not do so again after it.
+    pub(crate) fn acquire(
+        self: &Arc<Self>,
+        control: &Control,
+        waiter: &mut Waiter<'_>,
+        observation: &mut Observation,
+    ) -> Result<Outcome> {
+        loop {
+            let (file, id) = open(control)?;
+            if !self.is_blocked_on(id) {
+                match file.try_lock() {
+                    Ok(true) => match confirm(control, file, id)? {
+                        Some(guard) => return Ok(Outcome::Held(guard)),
+                        None => continue,
+                    },
+                    Ok(false) => self.start_helper(control, file, id)?,
+                    Err(error) => return unavailable(control, error),
+                }
+            }
+            if self.is_stuck() {
+                return Ok(Outcome::Bypass(Kind::LeaseOnly));
+            }
+            waiter.waits_for(WaitingFor::Gate);
+            let client = Client::attach(self, waiter);
+            match client.wait(control, waiter, observation, id)? {
+                Some(outcome) => return Ok(outcome),
+                // The name stands for another file now.
+                None => continue,
+            }
+        }
+    }
+
+    fn start_helper(self: &Arc<Self>, control: &Control, file: Arc<dyn File>, id: FileId) -> Result<()> {
+        *self.helper() = Helper::Blocked { id, client: None, stuck: false };
+        let gate = self.clone();
+        let task = Box::new(move || {
+            let locked = file.lock();
+            gate.granted(id, locked.map(|()| file));
+        });
+        control.cx.platform.spawn("cachelock-gate", task).map_err(|error| {
+            *self.helper() = Helper::Idle;
+            Error::io("start a thread that waits for", control.path(GATE), error)
+        })
+    }
+
+    /// On the helper's thread: the kernel has answered.
+    fn granted(&self, id: FileId, answer: io::Result<Arc<dyn File>>) {
+        let mut unwanted = None;
+        let client = {
+            let mut helper = self.helper();
+            match &mut *helper {
+                Helper::Blocked { id: wanted, client, .. } if *wanted == id => {
+                    let client = client.take();
+                    if client.is_some() {
+                        *helper = Helper::Ready(answer);
+                    } else {
+                        *helper = Helper::Idle;
+                        unwanted = Some(answer);
+                    }
+                    client
+                }
+                // Another helper has replaced this one, whose file had lost its name.
+                _ => {
+                    unwanted = Some(answer);
+                    None
+                }
+            }
+        };
+        if let Some(Ok(file)) = unwanted {
+            let _ = file.unlock();
+        }
+        if let Some(client) = client {
+            client.set();
+        }
+    }
+
+    fn is_blocked_on(&self, file: FileId) -> bool {
+        matches!(&*self.helper(), Helper::Blocked { id, .. } if *id == file)
+    }
+
+    fn is_stuck(&self) -> bool {
+        matches!(&*self.helper(), Helper::Blocked { stuck: true, .. })
+    }
+
+    fn helper(&self) -> MutexGuard<'_, Helper> {
+        self.helper.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The one caller that the helper works for; leaves when dropped.
+struct Client<'a> {
+    gate: &'a Gate,
+}
+
+impl<'a> Client<'a> {
+    fn attach(gate: &'a Gate, waiter: &Waiter<'_>) -> Self {
+        if let Helper::Blocked { client, .. } = &mut *gate.helper() {
+            *client = Some(waiter.event().clone());
+        } else {
+            // The kernel has granted between start and here, and nobody was there to take it: the wait below wakes at
+            // once and starts over.
+            waiter.event().set();
+        }
+        Client { gate }
+    }
+
+    fn wait(
+        &self,
+        control: &Control,
+        waiter: &mut Waiter<'_>,
+        observation: &mut Observation,
+        id: FileId,
+    ) -> Result<Option<Outcome>> {
+        let every = control.cx.options.lease / 8;
+        let mut stall = Stall::default();
+        let mut next_look = Monotonic::ZERO;
+        loop {
+            match self.poll(id) {
+                Poll::Blocked => {}
+                Poll::Granted(Ok(file)) => return Ok(confirm(control, file, id)?.map(Outcome::Held)),
+                Poll::Granted(Err(error)) => return unavailable(control, error).map(Some),
+                Poll::Gone => return Ok(None),
+            }
+            let now = waiter.now();
+            if now >= next_look && !control.cx.mutated(Mutation::GateWaitBlind) {
+                if control.stat(GATE)?.map(|metadata| metadata.id) != Some(id) {
+                    return Ok(None);
+                }
+                let sight = Sight::look(control)?;
+                if let Some(kind) = stall.judge(control, waiter, observation, &sight) {
+                    self.set_stuck();
+                    return Ok(Some(Outcome::Bypass(kind)));
+                }
+                waiter.held_by(sight.record().filter(|record| !record.released).map(|record| record.holder()));
+                next_look = now + observation.plan(stall.next_look(every));
+            }
+            waiter.pause(if next_look.is_zero() { Monotonic::MAX } else { next_look })?;
+        }
+    }
+
+    fn poll(&self, wanted: FileId) -> Poll {
+        let mut helper = self.gate.helper();
+        match std::mem::take(&mut *helper) {
+            Helper::Ready(answer) => Poll::Granted(answer),
+            blocked @ Helper::Blocked { id, .. } => {
+                *helper = blocked;
+                if id == wanted { Poll::Blocked } else { Poll::Gone }
+            }
+            Helper::Idle => Poll::Gone,
+        }
+    }
+
+    fn set_stuck(&self) {
+        if let Helper::Blocked { stuck, .. } = &mut *self.gate.helper() {
+            *stuck = true;
+        }
+    }
+}
+
+impl Drop for Client<'_> {
+    fn drop(&mut self) {
+        let left = {
+            let mut helper = self.gate.helper();
+            match &mut *helper {
+                Helper::Blocked { client, .. } => {
+                    *client = None;
+                    None
+                }
+                _ => match std::mem::take(&mut *helper) {
+                    Helper::Ready(Ok(file)) => Some(file),
+                    _ => None,
+                },
+            }
+        };
+        // Granted in the very moment in which the caller gave up.
+        if let Some(file) = left {
+            let _ = file.unlock();
+        }
+    }
+}
+
+/// What a client finds when it looks at its helper.
+enum Poll {
+    Blocked,
+    Granted(io::Result<Arc<dyn File>>),
+    /// There is no helper for this file any more: start over.
+    Gone,
+}
+
+/// Whether the gate's holder stands still.
+///
+/// Two clocks run while somebody waits. The first is expiry itself: nothing at all has changed for the claim's lease (or
+/// for ours, if there is no claim). The second runs while all that changes are leases of holders *without* the gate:
+/// they may keep coming and going for ever, past a gate whose holder is frozen, and say nothing about it.
+#[derive(Default)]
+struct Stall {
+    ungated_since: Option<(Monotonic, u64)>,
+    unchanged_for: std::time::Duration,
+    patience: std::time::Duration,
+}
+
+impl Stall {
+    fn judge(
+        &mut self,
+        control: &Control,
+        waiter: &Waiter<'_>,
+        observation: &mut Observation,
+        sight: &Sight,
+    ) -> Option<Kind> {
+        let own = control.cx.options.lease;
+        let now = waiter.now();
+        self.patience = if sight.is_free() { own } else { sight.patience(control) };
+        self.unchanged_for = observation.update(now, sight, self.patience);
+        if self.unchanged_for >= self.patience {
+            return Some(Kind::Bypass);
+        }
+        if !sight.is_free()
+            && !waiter.outlasts(self.patience - self.unchanged_for)
+            && super::expiry::expired_by_file_clock(control, sight, self.patience)
+        {
+            return Some(Kind::LeaseOnly);
+        }
+        match sight.record().filter(|record| !record.released) {
+            Some(record) => match record.kind {
+                Kind::Gated(_) => self.ungated_since = None,
+                // Somebody has waited out the gate's holder and says so: no need to do it again.
+                Kind::Bypass => return Some(Kind::LeaseOnly),
+                Kind::LeaseOnly => {
+                    let (since, first) = *self.ungated_since.get_or_insert((now, sight.last));
+                    // A gate holder that waits for *this* guest is patient, not frozen; two turns later it is.
+                    if sight.last > first + 1 && now.saturating_sub(since) >= own {
+                        return Some(Kind::Bypass);
+                    }
+                }
+            },
+            None if sight.claim.is_none() => self.ungated_since = None,
+            None => {}
+        }
+        None
+    }
+
+    fn next_look(&self, every: std::time::Duration) -> std::time::Duration {
+        every.min(self.patience.saturating_sub(self.unchanged_for)).max(std::time::Duration::from_millis(1))
+    }
+}
+
+/// Opens the gate file, creates it if it is missing, and makes it unreadable for others: even a read-only descriptor is
+/// enough to hold a kernel lock.
+fn open(control: &Control) -> Result<(Arc<dyn File>, FileId)> {
+    loop {
+        if let Some((file, metadata)) = control.open(GATE, Access::Write)? {
+            if metadata.mode.is_some_and(|mode| mode & 0o177 != 0) {
+                file.set_mode(PRIVATE).map_err(|error| Error::io("set the mode of", control.path(GATE), error))?;
+            }
+            return Ok((Arc::from(file), metadata.id));
+        }
+        control.create_new(GATE)?;
+    }
+}
+
+/// After locking, descriptor and name must be one file.
+fn confirm(control: &Control, file: Arc<dyn File>, id: FileId) -> Result<Option<GateGuard>> {
+    let guard = GateGuard { file, id };
+    let named = control.stat(GATE)?.map(|metadata| metadata.id);
+    Ok((named == Some(id) || control.cx.mutated(Mutation::GateNotCompared)).then_some(guard))
+}
+
+fn unavailable(control: &Control, error: io::Error) -> Result<Outcome> {
+    match error.kind() {
+        io::ErrorKind::Unsupported => Ok(Outcome::Unavailable(error.to_string())),
+        _ => Err(Error::io("lock", control.path(GATE), error)),
+    }
+}
+
+/// Whether somebody has the kernel lock now; for the status page. Takes it for an instant if nobody has.
+pub(crate) fn is_held(control: &Control) -> Result<Option<bool>> {
+    let Some((file, _)) = control.open(GATE, Access::Write)? else { return Ok(Some(false)) };
+    match file.try_lock() {
+        Ok(true) => {
+            let _ = file.unlock();
+            Ok(Some(false))
+        }
+        Ok(false) => Ok(Some(true)),
+        Err(_) => Ok(None),
+    }
+}
+

@@ -1,0 +1,50 @@
+//! What one process has in common: for each cache a queue and a gate, and one heartbeat for all leases.
+//!
+//! It hangs on the platform, not on a static: a simulated process has its own, and so has a child made by `fork`.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+
+use cachelock_platform::{FileId, FileSystem, Platform};
+
+use super::gate::Gate;
+use super::heartbeat::Heartbeat;
+use super::queue::Queue;
+
+/// The library's state of one process.
+#[derive(Default)]
+pub(crate) struct Local {
+    caches: Mutex<HashMap<FileId, Weak<LocalCache>>>,
+    pub(crate) heartbeat: Arc<Heartbeat>,
+}
+
+/// The state of one cache in one process, whatever path it was opened by.
+#[derive(Default)]
+pub(crate) struct LocalCache {
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) file_system: OnceLock<FileSystem>,
+    /// Set when `fallback_to_lease` has been said.
+    pub(crate) fallback_said: OnceLock<()>,
+}
+
+impl Local {
+    pub(crate) fn of(platform: &dyn Platform) -> Arc<Local> {
+        let slot = platform.slot();
+        let any = slot.get_or_init(|| Arc::new(Local::default())).clone();
+        // Nothing else is ever put there.
+        any.downcast::<Local>().unwrap_or_default()
+    }
+
+    /// The state for the cache whose control directory is `id`.
+    pub(crate) fn cache(&self, id: FileId) -> Arc<LocalCache> {
+        let mut caches = self.caches.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cache) = caches.get(&id).and_then(Weak::upgrade) {
+            return cache;
+        }
+        caches.retain(|_, cache| cache.strong_count() > 0);
+        let cache = Arc::new(LocalCache::default());
+        caches.insert(id, Arc::downgrade(&cache));
+        cache
+    }
+}

@@ -1,0 +1,255 @@
+//! The writer lock: queue, gate, lease, in this order, and released in the reverse one.
+//!
+//! | part | keeps apart | lost when |
+//! | --- | --- | --- |
+//! | [`queue`] | threads of one process | the thread lets go |
+//! | [`gate`] | native processes, by the kernel lock | the process ends |
+//! | [`lease`] | everybody, guests included | it was not beaten for its length |
+//!
+//! The lease is the truth. The gate makes waiting cheap and shows at once that a native holder is dead. The claim is released
+//! *before* the gate, so that whoever gets the gate and finds a gated claim knows that its holder died.
+
+mod claim;
+mod expiry;
+mod gate;
+mod heartbeat;
+mod lease;
+mod local;
+mod queue;
+mod want;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cachelock_platform::{FileSystem, Monotonic};
+
+use crate::cache::Locking;
+use crate::context::Context;
+use crate::control::Control;
+use crate::error::{Error, ErrorKind, Result};
+use crate::events::{Backend, Event, EventKind};
+use crate::mutation::Mutation;
+use crate::root::Root;
+use crate::wait::{CancelToken, Waiter};
+
+pub use claim::Holder;
+pub(crate) use claim::{Kind, LEASE_MAX};
+pub(crate) use expiry::Sight;
+pub(crate) use lease::Lease;
+
+use expiry::Observation;
+use gate::{GateGuard, Outcome};
+use lease::Request;
+use local::{Local, LocalCache};
+use queue::Turn;
+
+/// How an attempt to acquire ended, apart from errors.
+pub(crate) enum Acquired {
+    Held(Hold),
+    /// While waiting, somebody else has done what the caller wanted to do.
+    Satisfied,
+}
+
+/// What the caller asks, each time it gets closer to the lock: is there still something to do?
+pub(crate) type Look<'a> = dyn FnMut(&Arc<Root>) -> Result<bool> + 'a;
+
+/// The held lock. Dropping it releases it, except in a child made by `fork`: there it only closes.
+pub(crate) struct Hold {
+    cx: Arc<Context>,
+    pub(crate) root: Arc<Root>,
+    pub(crate) control: Control,
+    pub(crate) lease: Arc<Lease>,
+    gate: Option<GateGuard>,
+    turn: Option<Turn>,
+    process: u32,
+    since: Monotonic,
+    /// How long the caller had to wait, and what of its budget is left for renames that must be repeated.
+    pub(crate) waited: Duration,
+    pub(crate) budget_left: Option<Duration>,
+    pub(crate) cancel: Option<CancelToken>,
+    /// Whether a background task beats; otherwise the holder's own calls must.
+    pub(crate) beats_itself: bool,
+    _local: Arc<LocalCache>,
+}
+
+impl Hold {
+    pub(crate) fn backend(&self) -> Backend {
+        if self.gate.is_some() { Backend::Gate } else { Backend::Lease }
+    }
+
+    /// For how long it has been held.
+    pub(crate) fn held(&self) -> Duration {
+        self.cx.platform.monotonic().saturating_sub(self.since)
+    }
+
+    /// Whether this is the copy in a child made by `fork`.
+    pub(crate) fn is_copy(&self) -> bool {
+        self.cx.platform.process_id() != self.process
+    }
+
+    fn release(&mut self) -> Result<()> {
+        if self.is_copy() {
+            // The parent holds it, not this copy. Nothing of it may be touched, or the parent would lose it.
+            std::mem::forget(self.turn.take());
+            return Ok(());
+        }
+        if self.cx.mutated(Mutation::GateReleasedFirst) {
+            self.gate = None;
+        }
+        let released = if self.lease.is_released() { Ok(()) } else { self.lease.release() };
+        self.gate = None;
+        self.turn = None;
+        released
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let held = self.held();
+        if let Err(error) = self.release() {
+            // The next caller waits for the lease instead.
+            tracing::warn!(held_ms = crate::time::millis(held), "the lease could not be released: {error}");
+        }
+    }
+}
+
+/// How often the caller's directory may vanish under it before that is an error.
+const REOPENS: u32 = 3;
+
+/// Acquires the lock of the cache `cx`, creating its directory if it is missing.
+pub(crate) fn acquire(cx: &Arc<Context>, waiter: &mut Waiter<'_>, force: bool, look: &mut Look<'_>) -> Result<Acquired> {
+    let mut reopened = 0;
+    loop {
+        let acquired = acquire_in(cx, waiter, force, look);
+        let moved = match &acquired {
+            // Deleted or replaced while we waited: what we hold, if anything, is not what the path names now.
+            Ok(Acquired::Held(hold)) => waiter.waited() > Duration::ZERO && !hold.root.is_current(cx)?,
+            Ok(Acquired::Satisfied) => false,
+            Err(error) => error.kind() == ErrorKind::Io && is_gone(error),
+        };
+        if !moved || reopened == REOPENS {
+            return acquired;
+        }
+        reopened += 1;
+    }
+}
+
+fn is_gone(error: &Error) -> bool {
+    std::error::Error::source(error)
+        .and_then(|source| source.downcast_ref::<std::io::Error>())
+        .is_some_and(|source| source.kind() == std::io::ErrorKind::NotFound)
+}
+
+fn acquire_in(cx: &Arc<Context>, waiter: &mut Waiter<'_>, force: bool, look: &mut Look<'_>) -> Result<Acquired> {
+    let root = Root::open_for_writing(cx)?;
+    let mut control = root.control(cx)?;
+    let id = control.dir.metadata().map_err(|error| Error::io("look at", control.path(""), error))?.id;
+    let local = Local::of(&*cx.platform);
+    let local_cache = local.cache(id);
+
+    let (turn, contended) = local_cache.queue.enter(waiter)?;
+    if contended && look(&root)? {
+        return Ok(Acquired::Satisfied);
+    }
+
+    let file_system = file_system(&local_cache, &control)?;
+    control.remote = file_system.remote;
+    let mut observation = Observation::default();
+    let (gate, kind) = match cx.options.locking {
+        Locking::Lease => (None, Kind::LeaseOnly),
+        // An operator's force must not wait for whom it is to remove.
+        Locking::Auto if force => (None, Kind::LeaseOnly),
+        Locking::Auto => take_gate(cx, &local_cache, &control, file_system, waiter, &mut observation)?,
+    };
+    if gate.is_some() {
+        if observation.has_looked() && look(&root)? {
+            return Ok(Acquired::Satisfied);
+        }
+        want::give_way(&control, waiter)?;
+    }
+
+    let lease = Arc::new(Lease::acquire(&control, &Request { kind, force }, waiter, &mut observation)?);
+    let beats = local.heartbeat.keep(&cx.platform, &lease);
+    let hold = Hold {
+        cx: cx.clone(),
+        root,
+        control,
+        lease,
+        gate,
+        turn: Some(turn),
+        process: cx.platform.process_id(),
+        since: cx.platform.monotonic(),
+        waited: waiter.waited(),
+        budget_left: waiter.remaining(),
+        cancel: cx.options.cancel.clone(),
+        beats_itself: !beats,
+        _local: local_cache,
+    };
+    cx.emit(&Event {
+        backend: Some(hold.backend()),
+        waited: Some(hold.waited),
+        epoch: Some(hold.lease.epoch),
+        ..Event::new(EventKind::LockAcquired, &cx.path)
+    });
+    // Only now, with the lease: what was read before may be what the last holder has replaced since.
+    if look(&hold.root)? {
+        return Ok(Acquired::Satisfied);
+    }
+    Ok(Acquired::Held(hold))
+}
+
+fn file_system<'a>(local: &'a LocalCache, control: &Control) -> Result<&'a FileSystem> {
+    if let Some(known) = local.file_system.get() {
+        return Ok(known);
+    }
+    let found = control.dir.file_system().map_err(|error| Error::io("ask the file system of", control.path(""), error))?;
+    Ok(local.file_system.get_or_init(|| found))
+}
+
+/// The gate where it counts; otherwise nothing, said once.
+fn take_gate(
+    cx: &Arc<Context>,
+    local: &LocalCache,
+    control: &Control,
+    file_system: &FileSystem,
+    waiter: &mut Waiter<'_>,
+    observation: &mut Observation,
+) -> Result<(Option<GateGuard>, Kind)> {
+    let reason = if file_system.kernel_locks {
+        match local.gate.acquire(control, waiter, observation)? {
+            Outcome::Held(guard) => {
+                let kind = Kind::Gated(guard.id);
+                return Ok((Some(guard), kind));
+            }
+            Outcome::Bypass(kind) => return Ok((None, kind)),
+            Outcome::Unavailable(reason) => reason,
+        }
+    } else {
+        format!("kernel locks on {} cannot be relied on", file_system.name)
+    };
+    if local.fallback_said.set(()).is_ok() {
+        cx.emit(&Event {
+            backend: Some(Backend::Lease),
+            detail: Some(&reason),
+            ..Event::new(EventKind::FallbackToLease, &cx.path)
+        });
+    }
+    Ok((None, Kind::LeaseOnly))
+}
+
+/// What can be told about a cache's lock without taking it.
+pub(crate) struct LockView {
+    pub(crate) holder: Option<Holder>,
+    pub(crate) gate_held: Option<bool>,
+    pub(crate) head: u64,
+    pub(crate) file_system: FileSystem,
+}
+
+pub(crate) fn view(control: &Control) -> Result<LockView> {
+    let file_system =
+        control.dir.file_system().map_err(|error| Error::io("ask the file system of", control.path(""), error))?;
+    let sight = Sight::look(control)?;
+    let gate_held = if file_system.kernel_locks { gate::is_held(control)? } else { None };
+    let holder = sight.record().filter(|record| !record.released).map(|record| record.holder());
+    Ok(LockView { holder, gate_held, head: sight.head, file_system })
+}

@@ -1,0 +1,72 @@
+//! The queue of callers in one process: one of them at a time goes to the gate, in the order of arrival.
+//!
+//! The kernel lock could keep threads apart too, but each would need a thread to block in, and an uncontended hand-over
+//! in memory is a hundred times faster.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cachelock_platform::Event;
+
+use crate::error::{Result, WaitingFor};
+use crate::wait::Waiter;
+
+/// The front holds; the others wait.
+#[derive(Default)]
+pub(crate) struct Queue {
+    line: Mutex<Line>,
+}
+
+#[derive(Default)]
+struct Line {
+    next_ticket: u64,
+    tickets: VecDeque<(u64, Arc<dyn Event>)>,
+}
+
+/// A place at the front of the queue; given up when dropped.
+pub(crate) struct Turn {
+    queue: Arc<Queue>,
+    ticket: u64,
+}
+
+impl Queue {
+    /// Waits for the front of the queue; tells whether it had to wait.
+    pub(crate) fn enter(self: &Arc<Self>, waiter: &mut Waiter<'_>) -> Result<(Turn, bool)> {
+        let turn = {
+            let mut line = self.line();
+            let ticket = line.next_ticket;
+            line.next_ticket += 1;
+            line.tickets.push_back((ticket, waiter.event().clone()));
+            Turn { queue: self.clone(), ticket }
+        };
+        let mut waited = false;
+        waiter.waits_for(WaitingFor::Thread);
+        while !self.is_front(turn.ticket) {
+            waited = true;
+            waiter.pause(cachelock_platform::Monotonic::MAX)?;
+        }
+        Ok((turn, waited))
+    }
+
+    fn is_front(&self, ticket: u64) -> bool {
+        self.line().tickets.front().is_some_and(|(front, _)| *front == ticket)
+    }
+
+    fn line(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let next = {
+            let mut line = self.queue.line();
+            line.tickets.retain(|(ticket, _)| *ticket != self.ticket);
+            line.tickets.front().map(|(_, event)| event.clone())
+        };
+        // Also when this was not the front: a wake without a cause does no harm.
+        if let Some(event) = next {
+            event.set();
+        }
+    }
+}

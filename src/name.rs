@@ -1,0 +1,147 @@
+//! Entry names: relative paths of plain segments that mean the same on every target.
+//!
+//! A name that works here must not escape the cache, be hidden by it, or stop working when the same tool runs on
+//! another system. So the rules are the strictest of all targets at once, and they are checked before any call.
+
+use std::fmt;
+
+use crate::error::{Error, Result};
+
+/// The directory inside a cache that holds everything but the payloads.
+pub(crate) const CONTROL_DIR: &str = ".cachelock";
+
+/// The longest segment, in bytes: the limit of the common file systems.
+const SEGMENT_MAX: usize = 255;
+
+/// The longest name, in bytes: with the cache's own path in front it must fit what systems take.
+const NAME_MAX: usize = 1024;
+
+/// Names that Windows gives to devices in every directory, whatever extension follows. The superscript digits are
+/// digits to it.
+const DEVICES: [&str; 8] = ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$", "CLOCK$", "KEYBD$"];
+const NUMBERED_DEVICES: [&str; 2] = ["COM", "LPT"];
+
+/// A validated name.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct EntryName(Box<str>);
+
+impl EntryName {
+    pub(crate) fn new(name: &str) -> Result<Self> {
+        match check(name) {
+            Ok(()) => Ok(EntryName(name.into())),
+            Err(reason) => Err(Error::invalid_name(name, reason)),
+        }
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The folders on the way.
+    pub(crate) fn folders(&self) -> impl Iterator<Item = &str> {
+        self.0.rsplit_once('/').map(|(folders, _)| folders.split('/')).into_iter().flatten()
+    }
+
+    /// The last segment.
+    pub(crate) fn file(&self) -> &str {
+        self.0.rsplit_once('/').map_or(&self.0, |(_, file)| file)
+    }
+}
+
+impl fmt::Debug for EntryName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+fn check(name: &str) -> Result<(), String> {
+    if name.is_empty() {
+        return Err("it is empty".into());
+    }
+    if name.len() > NAME_MAX {
+        return Err(format!("it has {} bytes, more than {NAME_MAX}", name.len()));
+    }
+    if name.starts_with('/') {
+        return Err("it is absolute; give it relative to the cache directory".into());
+    }
+    if name.ends_with('/') {
+        return Err("it ends in a slash, so it would be a directory".into());
+    }
+    for character in name.chars() {
+        match character {
+            '\\' => return Err("it holds a backslash, which is a separator on Windows; use `/`".into()),
+            ':' => return Err("it holds a colon, which names a drive or stream on Windows".into()),
+            '\0' => return Err("it holds a NUL".into()),
+            _ if character.is_control() => {
+                return Err(format!("it holds the control character U+{:04X}", u32::from(character)));
+            }
+            _ => {}
+        }
+    }
+    name.split('/').try_for_each(check_segment)
+}
+
+fn check_segment(segment: &str) -> Result<(), String> {
+    if segment.is_empty() {
+        return Err("a segment of it is empty".into());
+    }
+    if segment == "." || segment == ".." {
+        return Err(format!("the segment {segment:?} would leave its place"));
+    }
+    if segment.len() > SEGMENT_MAX {
+        return Err(format!("a segment of it has {} bytes, more than {SEGMENT_MAX}", segment.len()));
+    }
+    if segment.ends_with(['.', ' ']) {
+        return Err(format!("the segment {segment:?} ends in a dot or a space, which Windows drops"));
+    }
+    if segment.eq_ignore_ascii_case(CONTROL_DIR) {
+        return Err(format!("{CONTROL_DIR:?} is the cache's own directory"));
+    }
+    if is_device(segment) {
+        return Err(format!("the segment {segment:?} is a device on Windows"));
+    }
+    Ok(())
+}
+
+fn is_device(segment: &str) -> bool {
+    // Windows looks at what stands before the first dot, less trailing spaces: `COM1 .txt` is the port, too.
+    let stem = segment.split('.').next().unwrap_or_default().trim_end_matches(' ').to_uppercase();
+    let numbered = NUMBERED_DEVICES.iter().any(|device| {
+        stem.strip_prefix(device).is_some_and(|rest| {
+            let mut digits = rest.chars();
+            matches!(digits.next(), Some('0'..='9' | '¹' | '²' | '³')) && digits.next().is_none()
+        })
+    });
+    numbered || DEVICES.contains(&stem.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_relative_names_are_taken_as_they_are() {
+        for name in ["x", "metadata.json", "a/b/c.bin", ".hidden", "com10", "console", "über/größe", "a b", "..x", "x~1"] {
+            let entry = EntryName::new(name).unwrap_or_else(|error| panic!("{name:?} is a good name: {error}"));
+            assert_eq!(entry.as_str(), name);
+        }
+        let nested = EntryName::new("a/b/c").unwrap();
+        assert_eq!(nested.folders().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(nested.file(), "c");
+        assert_eq!(EntryName::new("c").unwrap().folders().count(), 0);
+    }
+
+    #[test]
+    fn names_that_could_escape_hide_or_break_elsewhere_are_refused() {
+        let long = "x".repeat(256);
+        let longer = "x/".repeat(600) + "x";
+        for name in [
+            "", "/", "/x", "x/", "a//b", ".", "..", "../x", "a/../b", "a/./b", "a\\b", "c:x", "a\0b", "a\nb", "\u{85}",
+            "x.", "x ", "a./b", "a /b", ".cachelock", ".CacheLock/x", "a/.cachelock/b", "CON", "nul.txt", "COM1", "COM1 ",
+            "com1 .txt", "COM¹", "lpt9.x.y", "COM0", "aux/x", "conin$", &long, &longer,
+        ] {
+            let error = EntryName::new(name).expect_err(name);
+            assert_eq!(error.kind(), crate::ErrorKind::InvalidName, "{name:?}: {error}");
+        }
+    }
+}

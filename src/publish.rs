@@ -1,0 +1,257 @@
+//! The publish: tag, then payload, each by one rename that an overtaken holder can no longer make.
+//!
+//! ```text
+//! seal the payload's stage (write out, mode, sync, close)
+//! find the record that the payload on disk is        -> `previous`
+//! write the tag { previous, next } to a stage        (checked, like each stage)
+//! rename it over the tag
+//! rename the payload's stage over the payload        <- readers see the new generation
+//! ```
+//!
+//! Between the two renames the payload is `previous`; after the second it is `next`. A holder that dies in between has
+//! published nothing, and one that is fenced in between neither: the next holder finds out which record the payload is.
+
+use std::io;
+use std::time::Duration;
+
+use cachelock_platform::Dir;
+
+use crate::cache::Durability;
+use crate::control::found;
+use crate::error::{Error, Result, WaitingFor};
+use crate::events::{Event, EventKind};
+use crate::mutation::Mutation;
+use crate::refresh::{Parts, PublishError, Published, Refresh, Stage, syncs_payload};
+use crate::root::tag_path;
+use crate::state::{current_record, not_a_payload};
+use crate::tag::{Content, Record, Tag, Validators};
+use crate::wait::Waiter;
+
+/// The pause between two attempts at a rename that somebody's open file forbids.
+const RETRY: Duration = Duration::from_millis(5);
+
+/// A failed publish, and whether the stage is still good for another attempt.
+struct Failure {
+    error: Error,
+    published: Option<Published>,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure { error, published: None }
+    }
+}
+
+pub(crate) fn value(mut refresh: Refresh) -> Result<Published, PublishError> {
+    let published = publish_value(&mut refresh.parts());
+    finish(refresh, published)
+}
+
+pub(crate) fn absent(mut refresh: Refresh, valid_for: Duration) -> Result<Published, PublishError> {
+    let published = publish_absent(&mut refresh.parts(), valid_for);
+    finish(refresh, published)
+}
+
+fn finish(refresh: Refresh, published: Result<Published, Failure>) -> Result<Published, PublishError> {
+    match published {
+        Ok(published) => Ok(published),
+        Err(Failure { error, published }) => {
+            let hopeless = published.is_some() || error.is_lease_lost();
+            Err(PublishError { error, refresh: (!hopeless).then_some(refresh), published })
+        }
+    }
+}
+
+fn publish_value(parts: &mut Parts<'_>) -> Result<Published, Failure> {
+    let cx = &parts.entry.cx;
+    if let Some(expected) = parts.expected_len.filter(|expected| *expected != parts.stage.len()) {
+        return Err(Error::length_mismatch(&parts.entry.path(), expected, parts.stage.len()).into());
+    }
+    let mode = mode_for(parts, Target::Payload)?;
+    let content = parts.stage.seal(syncs_payload(cx.options.durability), mode)?;
+    let current = current(parts)?;
+    if matches!(current.content, Content::Absent { .. }) {
+        // The holder that published "absent" may have died before it emptied the payload. A payload that matches
+        // neither record would be taken for corrupt.
+        empty_payload(parts)?;
+    }
+    let next = next_record(parts, &current, content)?;
+    let doubt = publish_tag(parts, &Tag { previous: current, next: next.clone() })?;
+    let stage = &mut *parts.stage;
+    rename(parts.entry, stage, Target::Payload)?;
+    done(parts, &next, doubt)
+}
+
+fn publish_absent(parts: &mut Parts<'_>, valid_for: Duration) -> Result<Published, Failure> {
+    let current = current(parts)?;
+    let mut next = next_record(parts, &current, Content::Absent { valid_for })?;
+    next.validators = Validators::new();
+    let doubt = publish_tag(parts, &Tag { previous: current, next: next.clone() })?;
+    if parts.entry.cx.mutated(Mutation::RemoveByUnlink) {
+        if let Some(folder) = parts.hold.root.folder(&parts.entry.cx, &parts.entry.name)? {
+            let _ = folder.unlink(parts.entry.name.file());
+        }
+    } else {
+        empty_payload(parts)?;
+    }
+    done(parts, &next, doubt)
+}
+
+/// What the entry is now, found out under the lock.
+fn current(parts: &Parts<'_>) -> Result<Record> {
+    match parts.early {
+        Some(early) if parts.entry.cx.mutated(Mutation::StateReadEarly) => Ok(early.clone()),
+        _ => current_record(&parts.entry.cx, &parts.hold.root, &parts.entry.name),
+    }
+}
+
+fn next_record(parts: &Parts<'_>, current: &Record, content: Content) -> Result<Record> {
+    let exhausted = || Error::limit(&parts.entry.path(), "its generations are used up; remove it and its tag");
+    let now = parts.entry.cx.platform.wall();
+    Ok(Record {
+        content,
+        generation: current.generation.checked_add(1).ok_or_else(exhausted)?,
+        written: now,
+        checked: now,
+        validators: parts.validators.clone(),
+    })
+}
+
+/// Makes the payload of a known-absent entry empty, if there is one. By a rename, like every change outside of the control
+/// directory: an overtaken holder that unlinked it would unlink the newer payload.
+fn empty_payload(parts: &Parts<'_>) -> Result<()> {
+    let cx = &parts.entry.cx;
+    let name = &parts.entry.name;
+    let Some(folder) = parts.hold.root.folder(cx, name)? else { return Ok(()) };
+    let there = found(folder.stat(name.file())).map_err(|error| Error::io("look at", parts.entry.path(), error))?;
+    if there.is_none_or(|metadata| metadata.len == 0) {
+        return Ok(());
+    }
+    let mut stage = Stage::create(parts.stage.hold())?;
+    stage.seal(syncs_payload(cx.options.durability), mode_for(parts, Target::Payload)?)?;
+    rename(parts.entry, &mut stage, Target::Payload)
+}
+
+/// Writes the tag and renames it into place. Returns the doubt about its durability, if there is any.
+fn publish_tag(parts: &Parts<'_>, tag: &Tag) -> Result<Option<io::Error>> {
+    let full = parts.entry.cx.options.durability == Durability::Full;
+    let mut stage = Stage::create(parts.stage.hold())?;
+    stage.write(&tag.encode())?;
+    stage.seal(full, mode_for(parts, Target::Tag)?)?;
+    rename(parts.entry, &mut stage, Target::Tag)?;
+    if full { Ok(sync_dir(&*folder_of(parts.entry, parts.hold, Target::Tag)?)) } else { Ok(None) }
+}
+
+fn done(parts: &Parts<'_>, next: &Record, doubt: Option<io::Error>) -> Result<Published, Failure> {
+    let cx = &parts.entry.cx;
+    let len = match next.content {
+        Content::Value { len, .. } => len,
+        _ => 0,
+    };
+    let published = Published { generation: next.generation, len, written: next.written };
+    cx.emit(&Event {
+        entry: Some(parts.entry.name.as_str()),
+        backend: Some(parts.hold.backend()),
+        epoch: Some(parts.hold.lease.epoch),
+        generation: Some(next.generation),
+        held: Some(parts.hold.held()),
+        ..Event::new(EventKind::RefreshPublished, &cx.path)
+    });
+    let doubt = match doubt {
+        None if cx.options.durability == Durability::Full => {
+            folder_of(parts.entry, parts.hold, Target::Payload).map_or_else(|error| Some(io::Error::other(error)), |dir| sync_dir(&*dir))
+        }
+        doubt => doubt,
+    };
+    match doubt {
+        None => Ok(published),
+        Some(source) => {
+            Err(Failure { error: Error::not_durable(&parts.entry.path(), source), published: Some(published) })
+        }
+    }
+}
+
+/// Where directories cannot be synced at all, durability is as good as it gets there.
+fn sync_dir(dir: &dyn Dir) -> Option<io::Error> {
+    dir.sync().err().filter(|error| error.kind() != io::ErrorKind::Unsupported)
+}
+
+/// The two places that a stage is renamed to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Target {
+    Tag,
+    Payload,
+}
+
+fn folder_of(entry: &crate::cache::Entry, hold: &crate::lock::Hold, target: Target) -> Result<std::sync::Arc<dyn Dir>> {
+    match target {
+        Target::Tag => hold.root.tag_folder_or_create(&entry.cx, &hold.control, &entry.name),
+        Target::Payload => hold.root.folder_or_create(&entry.cx, &entry.name),
+    }
+}
+
+/// The mode that the new file gets: that of the file it replaces, else what any new file would get, so that other users'
+/// readers can verify what they can read.
+fn mode_for(parts: &Parts<'_>, target: Target) -> Result<Option<u32>> {
+    let cx = &parts.entry.cx;
+    let name = &parts.entry.name;
+    let folder = match target {
+        Target::Tag => parts.hold.root.tag_folder(name, true).ok().flatten(),
+        Target::Payload => parts.hold.root.folder(cx, name)?,
+    };
+    let replaced = folder.and_then(|folder| folder.stat(name.file()).ok());
+    // Special bits are for programs, not for data.
+    let of_file = replaced.and_then(|metadata| metadata.mode).map(|mode| mode & 0o777);
+    Ok(of_file.or_else(|| cx.platform.default_mode()))
+}
+
+/// Renames a sealed stage into place; `LeaseLost` if it was fenced.
+fn rename(entry: &crate::cache::Entry, stage: &mut Stage, target: Target) -> Result<()> {
+    let cx = &entry.cx;
+    let hold = stage.hold().clone();
+    let path = match target {
+        Target::Tag => tag_path(cx, &entry.name),
+        Target::Payload => entry.path(),
+    };
+    let mut waiter: Option<Waiter<'_>> = None;
+    let mut made_folders = false;
+    loop {
+        let folder = folder_of(entry, &hold, target)?;
+        let error = match hold.control.dir.rename(stage.name(), &*folder, entry.name.file()) {
+            Ok(()) => {
+                stage.renamed();
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        match error.kind() {
+            io::ErrorKind::NotFound => {
+                if !hold.control.exists(stage.name())? {
+                    stage.renamed();
+                    let reason = hold.lease.overtaken_by()?.unwrap_or_else(|| "its stage was removed".into());
+                    return Err(hold.lease.lose(reason));
+                }
+                // The folder was removed between opening it and now. Once is bad luck, twice is somebody at work.
+                if std::mem::replace(&mut made_folders, true) {
+                    return Err(Error::io("rename a stage to", path, error));
+                }
+            }
+            _ if cx.platform.is_busy(&error) => {
+                let left = hold.budget_left;
+                let waiter = waiter.get_or_insert_with(|| Waiter::for_retries(cx, left, &hold.cancel));
+                waiter.waits_for(WaitingFor::Replace);
+                waiter.pause(waiter.now() + RETRY)?;
+            }
+            io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory if target == Target::Payload => {
+                return Err(not_a_payload(&*folder, cx, &entry.name)
+                    .unwrap_or_else(|| Error::io("rename a stage to", path, error)));
+            }
+            io::ErrorKind::CrossesDevices => {
+                let reason = format!("{} and {}", hold.control.path(stage.name()).display(), path.display());
+                let source = io::Error::new(error.kind(), format!("they are on two file systems: {reason}"));
+                return Err(Error::io("rename a stage to", path, source));
+            }
+            _ => return Err(Error::io("rename a stage to", path, error)),
+        }
+    }
+}

@@ -1,0 +1,473 @@
+//! Reading: no lock, no write, and never half of anything.
+//!
+//! Open the payload once, read the tag right after, read the payload to its end, compare. The open payload cannot change (it is
+//! only ever replaced), and the tag was read so close to the open that at most one publish lies between, which its two
+//! records cover. Reading the tag last would let any number of publishes pass during a long read.
+//!
+//! If they do not match all the same, publishes have passed, and it is all done again. It is called corrupt only when two
+//! attempts saw the same file and the same tag.
+
+use std::io::{self, Read};
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use cachelock_platform::{File, Metadata};
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::cache::Entry;
+use crate::control::found;
+use crate::error::{Error, Result};
+use crate::events::{Event, EventKind};
+use crate::mutation::Mutation;
+use crate::root::Root;
+use crate::state::{FoundTag, PIECE, Payload, TagState, Version, record_of};
+use crate::tag::{Content, Record, Validators};
+
+/// How far a payload was checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Verification {
+    /// Its length and hash are those of its tag.
+    Verified,
+    /// It has no tag: it was not published by cachelock.
+    Untagged,
+    /// It has a tag that this user may not read.
+    Unverified,
+}
+
+impl Verification {
+    /// `verified`, `untagged` or `unverified`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Verification::Verified => "verified",
+            Verification::Untagged => "untagged",
+            Verification::Unverified => "unverified",
+        }
+    }
+}
+
+/// What is known about a payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Meta {
+    /// Its length in bytes.
+    pub len: u64,
+    /// The XXH3-128 of its bytes.
+    pub hash: u128,
+    /// Its generation; `None` unless verified.
+    pub generation: Option<u64>,
+    /// When it was published; an untagged payload's modification time.
+    pub written: SystemTime,
+    /// When it was last known to be right: `written`, or later.
+    pub checked: SystemTime,
+    /// What its producer wanted to remember.
+    pub validators: Validators,
+    /// How far it was checked.
+    pub verification: Verification,
+}
+
+/// A payload in memory, with what is known about it. Cheap to clone; dereferences to its bytes.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    bytes: Arc<[u8]>,
+    meta: Arc<Meta>,
+}
+
+impl Snapshot {
+    /// The payload; shares the memory.
+    #[must_use]
+    pub fn bytes(&self) -> Arc<[u8]> {
+        self.bytes.clone()
+    }
+
+    /// What is known about it.
+    #[must_use]
+    pub fn meta(&self) -> &Meta {
+        &self.meta
+    }
+}
+
+impl Deref for Snapshot {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl AsRef<[u8]> for Snapshot {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// A payload that was verified and can be read in pieces, with constant memory. It stays this payload, whatever is
+/// published meanwhile.
+pub struct Stream {
+    source: Source,
+    at: u64,
+    meta: Meta,
+    path: std::path::PathBuf,
+}
+
+enum Source {
+    /// All of it fitted into one piece.
+    Memory(Vec<u8>),
+    File(Box<dyn File>),
+}
+
+impl Stream {
+    /// What is known about it.
+    #[must_use]
+    pub fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    /// The whole payload in memory.
+    pub(crate) fn into_snapshot(mut self) -> io::Result<Snapshot> {
+        let bytes = match &mut self.source {
+            Source::Memory(bytes) => std::mem::take(bytes),
+            Source::File(file) => read_whole(&**file, self.meta.len)?,
+        };
+        Ok(Snapshot { bytes: bytes.into(), meta: Arc::new(self.meta) })
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // Not beyond what was verified, should somebody append to the file against the rules.
+        let left = usize::try_from(self.meta.len - self.at).unwrap_or(usize::MAX);
+        let want = buffer.len().min(left);
+        if want == 0 {
+            return Ok(0);
+        }
+        let read = match &self.source {
+            Source::Memory(bytes) => (&bytes[self.at as usize..]).read(&mut buffer[..want])?,
+            Source::File(file) => file.read_at(&mut buffer[..want], self.at)?,
+        };
+        if read == 0 {
+            return Err(Error::corrupt(&self.path, "it was cut while it was read").into());
+        }
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stream").field("path", &self.path).field("at", &self.at).field("meta", &self.meta).finish()
+    }
+}
+
+/// What a look at an entry found.
+#[derive(Debug)]
+pub(crate) enum Found<P> {
+    Missing,
+    /// Known not to exist at its source: since when, and for how long that is to be believed.
+    Absent { checked: SystemTime, valid_for: Duration },
+    Value(P),
+}
+
+impl<P> Found<P> {
+    fn value(self) -> Option<P> {
+        match self {
+            Found::Value(value) => Some(value),
+            Found::Missing | Found::Absent { .. } => None,
+        }
+    }
+}
+
+/// How a payload is taken in: all of it into memory, or hashed first and read again later.
+trait Intake {
+    type Output;
+
+    fn take(payload: Payload) -> io::Result<(Content, Self)>
+    where
+        Self: Sized;
+
+    fn finish(self, meta: Meta, path: std::path::PathBuf) -> Self::Output;
+}
+
+struct Whole {
+    bytes: Vec<u8>,
+    file: Box<dyn File>,
+    metadata: Metadata,
+}
+
+impl Intake for Whole {
+    type Output = (Snapshot, Box<dyn File>, Metadata);
+
+    fn take(payload: Payload) -> io::Result<(Content, Self)> {
+        let Payload { file, metadata } = payload;
+        let bytes = read_whole(&*file, metadata.len)?;
+        let content = Content::Value { len: bytes.len() as u64, hash: xxh3_128(&bytes) };
+        Ok((content, Whole { bytes, file, metadata }))
+    }
+
+    fn finish(self, meta: Meta, _: std::path::PathBuf) -> Self::Output {
+        (Snapshot { bytes: self.bytes.into(), meta: Arc::new(meta) }, self.file, self.metadata)
+    }
+}
+
+impl Intake for Source {
+    type Output = Stream;
+
+    fn take(payload: Payload) -> io::Result<(Content, Self)> {
+        if payload.metadata.len <= PIECE as u64 {
+            let bytes = read_whole(&*payload.file, payload.metadata.len)?;
+            let content = Content::Value { len: bytes.len() as u64, hash: xxh3_128(&bytes) };
+            return Ok((content, Source::Memory(bytes)));
+        }
+        Ok((payload.hash()?, Source::File(payload.file)))
+    }
+
+    fn finish(self, meta: Meta, path: std::path::PathBuf) -> Stream {
+        Stream { source: self, at: 0, meta, path }
+    }
+}
+
+/// Reads to the end; `len` is what the file system said. Never allocates for more than there is.
+fn read_whole(file: &dyn File, len: u64) -> io::Result<Vec<u8>> {
+    let expected = usize::try_from(len).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+    let mut bytes = Vec::new();
+    // One byte more, so that the end shows in the same call. A sparse file may claim any length: no abort for that.
+    bytes.try_reserve_exact(expected.saturating_add(1)).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+    bytes.resize(expected + 1, 0);
+    let mut at = 0;
+    loop {
+        if at == bytes.len() {
+            bytes.resize(at * 2, 0);
+        }
+        let read = file.read_at(&mut bytes[at..], at as u64)?;
+        if read == 0 {
+            bytes.truncate(at);
+            return Ok(bytes);
+        }
+        at += read;
+    }
+}
+
+/// One look, whatever the intake: the outcome and the tag it rests on.
+struct Look<P> {
+    found: Found<P>,
+    tag: FoundTag,
+}
+
+fn look<I: Intake>(entry: &Entry) -> Result<Look<I::Output>> {
+    let mut last: Option<Version> = None;
+    loop {
+        let Some(root) = entry.cache.root()? else {
+            return Ok(Look { found: Found::Missing, tag: FoundTag::default() });
+        };
+        let (looked, version) = look_once::<I>(entry, &root)?;
+        match looked {
+            Ok(look) if !matches!(look.found, Found::Missing) => return Ok(look),
+            Ok(look) => {
+                if !entry.cache.root_was_replaced(&root)? {
+                    return Ok(look);
+                }
+            }
+            Err(reason) if last.as_ref() == Some(&version) => {
+                entry.cx.emit(&Event {
+                    entry: Some(entry.name.as_str()),
+                    detail: Some(&reason),
+                    ..Event::new(EventKind::EntryCorrupt, &entry.cx.path)
+                });
+                return Err(Error::corrupt(&entry.path(), reason));
+            }
+            Err(_) => last = Some(version),
+        }
+    }
+}
+
+type Looked<P> = (Result<Look<P>, String>, Version);
+
+/// `Err` inside: payload and tag do not go together; why.
+fn look_once<I: Intake>(entry: &Entry, root: &Root) -> Result<Looked<I::Output>> {
+    let cx = &entry.cx;
+    let path = || entry.path();
+    let read_tag =
+        || FoundTag::read(root, &entry.name).map_err(|error| Error::io("read the tag of", path(), error));
+    let late = cx.mutated(Mutation::TagReadLate);
+    let payload = Payload::open(cx, root, &entry.name)?;
+    let tag = if late { None } else { Some(read_tag()?) };
+    let metadata = payload.as_ref().map(|payload| payload.metadata);
+    let taken = payload.map(I::take).transpose().map_err(|error| Error::io("read", path(), error))?;
+    let tag = match tag {
+        Some(tag) => tag,
+        None => read_tag()?,
+    };
+    let version = (metadata.map(|metadata| (metadata.id, metadata.len, metadata.modified)), tag.bytes.clone());
+
+    let content = taken.as_ref().map(|(content, _)| *content);
+    let outcome = match (&tag.state, content) {
+        (TagState::Corrupt(reason), Some(_)) => Err(reason.clone()),
+        (TagState::Read(tag), content) => match record_of(cx, tag, content) {
+            Some(record) => Ok(Some(record.clone())),
+            None if content.is_none() => Ok(None),
+            None => Err("its bytes are not what its tag says".into()),
+        },
+        _ => Ok(None),
+    };
+    let record = match outcome {
+        Ok(record) => record,
+        Err(reason) => return Ok((Err(reason), version)),
+    };
+    let found = match (record, taken) {
+        (Some(Record { content: Content::Absent { valid_for }, checked, .. }), _) => Found::Absent { checked, valid_for },
+        (_, None) => Found::Missing,
+        (record, Some((content, intake))) => {
+            let meta = meta(content, record, &tag.state, metadata);
+            Found::Value(intake.finish(meta, path()))
+        }
+    };
+    Ok((Ok(Look { found, tag }), version))
+}
+
+fn meta(content: Content, record: Option<Record>, tag: &TagState, metadata: Option<Metadata>) -> Meta {
+    let (len, hash) = match content {
+        Content::Value { len, hash } => (len, hash),
+        _ => (0, 0),
+    };
+    let modified = metadata.map_or(SystemTime::UNIX_EPOCH, |metadata| metadata.modified);
+    match record {
+        Some(record) => Meta {
+            len,
+            hash,
+            generation: Some(record.generation),
+            written: record.written,
+            checked: record.checked,
+            validators: record.validators,
+            verification: Verification::Verified,
+        },
+        None => Meta {
+            len,
+            hash,
+            generation: None,
+            written: modified,
+            checked: modified,
+            validators: Validators::new(),
+            verification: match tag {
+                TagState::Forbidden => Verification::Unverified,
+                _ => Verification::Untagged,
+            },
+        },
+    }
+}
+
+impl Entry {
+    /// Reads the payload into memory, verified; `None` if there is none, or if it is known not to exist.
+    ///
+    /// Takes no lock, waits for nobody, writes nothing. Concurrent publishes cost a repetition at most.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if the payload is not what its tag says;
+    /// [`NotAFile`](crate::ErrorKind::NotAFile) if something else has the name; what the system says.
+    pub fn read(&self) -> Result<Option<Snapshot>> {
+        Ok(look::<Whole>(self)?.found.value().map(|(snapshot, ..)| snapshot))
+    }
+
+    /// Opens the payload for reading in pieces, with constant memory. It is read twice: hashed and compared now, and then by
+    /// the caller.
+    ///
+    /// # Errors
+    /// As [`Entry::read`].
+    pub fn open(&self) -> Result<Option<Stream>> {
+        Ok(self.look()?.value())
+    }
+
+    pub(crate) fn look(&self) -> Result<Found<Stream>> {
+        Ok(look::<Source>(self)?.found)
+    }
+
+    /// A reader that remembers what it read last.
+    #[must_use]
+    pub fn reader(&self) -> Reader {
+        Reader { entry: self.clone(), last: None }
+    }
+}
+
+/// Reads one entry again and again: as long as it has not changed, that costs one stat of the payload and one of the tag,
+/// whatever its size, and returns the same shared bytes.
+///
+/// ```
+/// use std::io::Write;
+/// use std::sync::Arc;
+///
+/// let dir = std::env::temp_dir().join("cachelock-doc-reader");
+/// let entry = cachelock::Cache::open(&dir)?.entry("x")?;
+/// let mut refresh = entry.refresh()?;
+/// refresh.write_all(b"payload")?;
+/// refresh.publish()?;
+///
+/// let mut reader = entry.reader();
+/// let first = reader.read()?.expect("published").bytes();
+/// let second = reader.read()?.expect("published").bytes();
+/// assert!(Arc::ptr_eq(&first, &second));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Reader {
+    entry: Entry,
+    last: Option<Last>,
+}
+
+struct Last {
+    snapshot: Snapshot,
+    /// Open, so that no other file can have its identity.
+    _payload: Box<dyn File>,
+    payload: Metadata,
+    tag: FoundTag,
+}
+
+impl std::fmt::Debug for Last {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Last").field("snapshot", &self.snapshot.meta).finish_non_exhaustive()
+    }
+}
+
+impl Reader {
+    /// As [`Entry::read`].
+    ///
+    /// # Errors
+    /// As [`Entry::read`].
+    pub fn read(&mut self) -> Result<Option<Snapshot>> {
+        if let Some(last) = &self.last
+            && self.is_unchanged(last)?
+        {
+            return Ok(Some(last.snapshot.clone()));
+        }
+        self.last = None;
+        let look = look::<Whole>(&self.entry)?;
+        self.last = look.found.value().map(|(snapshot, file, metadata)| Last {
+            snapshot,
+            _payload: file,
+            payload: metadata,
+            tag: look.tag,
+        });
+        Ok(self.last.as_ref().map(|last| last.snapshot.clone()))
+    }
+
+    /// Identity, length and time of both files. The tag's, too: a refresh may extend an entry's life without touching its
+    /// payload.
+    fn is_unchanged(&self, last: &Last) -> Result<bool> {
+        let same = |a: &Metadata, b: &Metadata| (a.id, a.len, a.modified) == (b.id, b.len, b.modified);
+        let entry = &self.entry;
+        let Some(root) = entry.cache.root()? else { return Ok(false) };
+        let Some(folder) = root.folder(&entry.cx, &entry.name)? else { return Ok(false) };
+        if !folder.stat(entry.name.file()).is_ok_and(|now| same(&now, &last.payload)) {
+            return Ok(false);
+        }
+        let Ok(tags) = root.tag_folder(&entry.name, false) else { return Ok(false) };
+        let now = tags.map(|tags| found(tags.stat(entry.name.file()))).transpose();
+        let Ok(now) = now.map(Option::flatten) else { return Ok(false) };
+        Ok(match (&last.tag.pinned, now) {
+            (Some((_, before)), Some(now)) => same(before, &now),
+            (None, None) => matches!(last.tag.state, TagState::None),
+            _ => false,
+        })
+    }
+}
+

@@ -1,0 +1,394 @@
+//! A refresh under way: produce into a stage, then publish it with two renames, or leave everything as it was.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use cachelock_platform::File;
+use xxhash_rust::xxh3::Xxh3Default;
+
+use crate::cache::{Durability, Entry};
+use crate::control::write_all_at;
+use crate::error::{Error, Result};
+use crate::lock::Hold;
+use crate::publish;
+use crate::state::PIECE;
+use crate::tag::{Content, Record, Validators, check_validators};
+
+/// A refresh under way: whoever has it holds the lock, and what is written to it becomes the entry's next payload with
+/// [`Refresh::publish`].
+///
+/// Dropped without that, it leaves the old entry as it was, removes its stage, and releases the lock.
+///
+/// # What is atomic
+///
+/// Readers see the whole old or the whole new payload at each moment. A process that is killed at any point leaves the
+/// entry old or new, and a stage that the next holder removes.
+///
+/// # Being overtaken
+///
+/// A holder that stands still for its lease (it was suspended, or its disk hung) may be overtaken. It may go on computing
+/// and writing to its stage; its publish fails with [`LeaseLost`](crate::ErrorKind::LeaseLost) and changes nothing. Work with
+/// effects outside of the cache is not fenced.
+///
+/// # Example
+///
+/// ```
+/// use std::io::Write;
+///
+/// let dir = std::env::temp_dir().join("cachelock-doc-refresh");
+/// let cache = cachelock::Cache::open(&dir)?;
+/// let mut refresh = cache.entry("index.json")?.refresh()?;
+/// refresh.write_all(b"{}")?;
+/// let published = refresh.publish()?;
+/// assert_eq!(published.len, 2);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "a refresh that is dropped publishes nothing and releases the lock"]
+pub struct Refresh {
+    // Dropped first: the stage must be gone before the lease is released.
+    stage: Stage,
+    entry: Entry,
+    expected_len: Option<u64>,
+    validators: Validators,
+    /// What the entry was before the lock was had; for a mutation only.
+    pub(crate) early: Option<Record>,
+    hold: Arc<Hold>,
+}
+
+/// What was published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Published {
+    /// The entry's new generation: 1 for the first publish into an empty cache, then one more each time.
+    pub generation: u64,
+    /// The payload's length in bytes.
+    pub len: u64,
+    /// When it was published, by this machine's wall clock.
+    pub written: SystemTime,
+}
+
+/// A publish that did not succeed.
+pub struct PublishError {
+    /// What went wrong.
+    pub error: Error,
+    /// The refresh with its stage, to be published again without producing again; `None` if that cannot succeed.
+    pub refresh: Option<Refresh>,
+    /// Set if the payload *was* published and only its durability is in doubt.
+    pub published: Option<Published>,
+}
+
+impl Refresh {
+    pub(crate) fn begin(entry: Entry, hold: Arc<Hold>) -> Result<Self> {
+        let cx = &entry.cx;
+        if let Some(folder) = hold.root.folder(cx, &entry.name)?
+            && let Some(error) = crate::state::not_a_payload(&*folder, cx, &entry.name)
+        {
+            return Err(error);
+        }
+        let stage = Stage::create(&hold)?;
+        Ok(Refresh { stage, entry, expected_len: None, validators: Validators::new(), early: None, hold })
+    }
+
+    /// The entry that is refreshed.
+    #[must_use]
+    pub fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
+    /// How long this caller waited for the lock.
+    #[must_use]
+    pub fn waited(&self) -> Duration {
+        self.hold.waited
+    }
+
+    /// The epoch of the lease that is held.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.hold.lease.epoch
+    }
+
+    /// Announces the payload's length: a publish of any other fails with
+    /// [`LengthMismatch`](crate::ErrorKind::LengthMismatch) and leaves the old entry.
+    pub fn expect_len(&mut self, len: u64) {
+        self.expected_len = Some(len);
+    }
+
+    /// Keeps small facts about the payload for the producer's next run. At most 8 KiB and 64 keys.
+    ///
+    /// # Errors
+    /// [`Limit`](crate::ErrorKind::Limit) if they do not fit or a key is empty or holds `=`.
+    pub fn set_validators(&mut self, validators: Validators) -> Result<()> {
+        check_validators(&self.entry.path(), &validators)?;
+        self.validators = validators;
+        Ok(())
+    }
+
+    /// Shows others that this holder is alive, where no background task does: in a sandbox, during long work without writes.
+    /// Elsewhere it does nothing but tell whether the lease is lost.
+    ///
+    /// # Errors
+    /// [`LeaseLost`](crate::ErrorKind::LeaseLost), or what the system says.
+    pub fn heartbeat(&self) -> Result<()> {
+        if self.hold.beats_itself {
+            self.hold.lease.beat()
+        } else if self.hold.lease.is_lost() {
+            Err(self.hold.lease.lose("it was lost before"))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Throws away what was written and starts over, with the lock still held. The way on after a failed write.
+    ///
+    /// # Errors
+    /// [`LeaseLost`](crate::ErrorKind::LeaseLost), or what the system says.
+    pub fn restart(&mut self) -> Result<()> {
+        self.stage = Stage::create(&self.hold)?;
+        Ok(())
+    }
+
+    /// Publishes what was written, as the entry's next generation, and releases the lock.
+    ///
+    /// # Errors
+    /// Any error leaves the old entry, except [`NotDurable`](crate::ErrorKind::NotDurable): then the new one is in place.
+    /// [`PublishError::refresh`] has the stage back if it makes sense to try again.
+    pub fn publish(self) -> Result<Published, PublishError> {
+        publish::value(self)
+    }
+
+    /// Publishes that the entry does not exist at its source, to be believed for `valid_for`, and releases the lock. What
+    /// was written is thrown away.
+    ///
+    /// # Errors
+    /// As [`Refresh::publish`].
+    pub fn publish_absent(self, valid_for: Duration) -> Result<Published, PublishError> {
+        publish::absent(self, valid_for)
+    }
+
+    /// Leaves the old entry, removes the stage and releases the lock. What dropping does, but with errors reported.
+    ///
+    /// # Errors
+    /// What the system says when the stage cannot be removed. The lock is released all the same.
+    pub fn abandon(mut self) -> Result<()> {
+        self.stage.remove()
+    }
+
+    pub(crate) fn parts(&mut self) -> Parts<'_> {
+        Parts {
+            entry: &self.entry,
+            hold: &self.hold,
+            stage: &mut self.stage,
+            expected_len: self.expected_len,
+            validators: &self.validators,
+            early: self.early.as_ref(),
+        }
+    }
+}
+
+/// A refresh taken apart for publishing.
+pub(crate) struct Parts<'a> {
+    pub(crate) entry: &'a Entry,
+    pub(crate) hold: &'a Hold,
+    pub(crate) stage: &'a mut Stage,
+    pub(crate) expected_len: Option<u64>,
+    pub(crate) validators: &'a Validators,
+    pub(crate) early: Option<&'a Record>,
+}
+
+impl Write for Refresh {
+    /// Takes bytes for the stage. After an error the stage is unusable: see [`Refresh::restart`].
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stage.write(bytes).map_err(io::Error::from)?;
+        Ok(bytes.len())
+    }
+
+    /// Hands all bytes to the file system. Does not sync: [`Refresh::publish`] does, as the durability asks.
+    fn flush(&mut self) -> io::Result<()> {
+        self.stage.flush().map_err(io::Error::from)
+    }
+}
+
+impl fmt::Debug for Refresh {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Refresh").field("entry", &self.entry).field("epoch", &self.epoch()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for PublishError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.error, f)
+    }
+}
+
+impl fmt::Display for PublishError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.error, f)
+    }
+}
+
+impl std::error::Error for PublishError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error.source()
+    }
+}
+
+impl From<PublishError> for Error {
+    fn from(failed: PublishError) -> Self {
+        failed.error
+    }
+}
+
+impl From<PublishError> for io::Error {
+    fn from(failed: PublishError) -> Self {
+        failed.error.into()
+    }
+}
+
+/// A file in the control directory that is to be renamed into place. Its first failure is final: what a file system has
+/// dropped after a failed write or sync it may report as written the next time.
+pub(crate) struct Stage {
+    hold: Arc<Hold>,
+    name: String,
+    file: Option<Box<dyn File>>,
+    /// Not yet given to the file system.
+    buffer: Vec<u8>,
+    /// Given to the file system.
+    written: u64,
+    hasher: Xxh3Default,
+    failed: Option<String>,
+    removed: bool,
+}
+
+impl Stage {
+    pub(crate) fn create(hold: &Arc<Hold>) -> Result<Self> {
+        let (name, file) = hold.lease.create_stage()?;
+        Ok(Stage {
+            hold: hold.clone(),
+            name,
+            file: Some(file),
+            buffer: Vec::new(),
+            written: 0,
+            hasher: Xxh3Default::new(),
+            failed: None,
+            removed: false,
+        })
+    }
+
+    pub(crate) fn hold(&self) -> &Arc<Hold> {
+        &self.hold
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.written + self.buffer.len() as u64
+    }
+
+    pub(crate) fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
+        self.check_usable()?;
+        while !bytes.is_empty() {
+            let room = PIECE - self.buffer.len();
+            let (now, later) = bytes.split_at(room.min(bytes.len()));
+            // A large write needs no copy.
+            if self.buffer.is_empty() && now.len() == PIECE {
+                self.write_through(now)?;
+            } else {
+                self.buffer.extend_from_slice(now);
+                if self.buffer.len() == PIECE {
+                    self.flush()?;
+                }
+            }
+            bytes = later;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn flush(&mut self) -> Result<()> {
+        self.check_usable()?;
+        let buffer = std::mem::take(&mut self.buffer);
+        let flushed = if buffer.is_empty() { Ok(()) } else { self.write_through(&buffer) };
+        self.buffer = buffer;
+        self.buffer.clear();
+        flushed
+    }
+
+    fn write_through(&mut self, bytes: &[u8]) -> Result<()> {
+        let lease = &self.hold.lease;
+        if lease.is_lost() {
+            return Err(lease.lose("it was lost before"));
+        }
+        if self.hold.beats_itself && self.hold.control.cx.platform.monotonic() >= lease.next_beat() {
+            lease.beat()?;
+        }
+        let Some(file) = &self.file else { return Err(self.fail("write", io::Error::other("the stage is closed"))) };
+        match write_all_at(&**file, bytes, self.written) {
+            Ok(()) => {
+                self.hasher.update(bytes);
+                self.written += bytes.len() as u64;
+                Ok(())
+            }
+            // Where files are opened by name for each write, a fenced stage shows here.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(lease.lose("its stage is gone")),
+            Err(error) => Err(self.fail("write", error)),
+        }
+    }
+
+    /// Everything written, made as durable as asked, closed: ready to be renamed. Does nothing the second time.
+    pub(crate) fn seal(&mut self, sync: bool, mode: Option<u32>) -> Result<Content> {
+        if self.file.is_some() {
+            self.flush()?;
+        }
+        self.check_usable()?;
+        if let Some(file) = self.file.take() {
+            let moded = mode.map_or(Ok(()), |mode| file.set_mode(mode));
+            let sealed = moded.and_then(|()| if sync { file.sync() } else { Ok(()) }).and_then(|()| file.close());
+            match sealed {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(self.hold.lease.lose("its stage is gone")),
+                Err(error) => return Err(self.fail("finish", error)),
+            }
+        }
+        Ok(Content::Value { len: self.written, hash: self.hasher.digest128() })
+    }
+
+    /// After the rename: the name is not ours to remove any more.
+    pub(crate) fn renamed(&mut self) {
+        self.removed = true;
+    }
+
+    fn fail(&mut self, action: &'static str, error: io::Error) -> Error {
+        self.failed = Some(error.to_string());
+        Error::io(action, self.hold.control.path(&self.name), error)
+    }
+
+    fn check_usable(&self) -> Result<()> {
+        match &self.failed {
+            Some(reason) => Err(Error::poisoned(&self.hold.control.cx.path, reason.clone())),
+            None => Ok(()),
+        }
+    }
+
+    fn remove(&mut self) -> Result<()> {
+        self.file = None;
+        if std::mem::replace(&mut self.removed, true) || self.hold.is_copy() {
+            return Ok(());
+        }
+        self.hold.control.unlink(&self.name).map(drop)
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        // What stays behind is fenced by the next holder.
+        let _ = self.remove();
+    }
+}
+
+/// Whether a stage must be synced before it may be renamed.
+pub(crate) fn syncs_payload(durability: Durability) -> bool {
+    durability != Durability::None
+}

@@ -1,0 +1,172 @@
+//! The cache directory as one caller has it open, and the way from it to an entry's payload and tag.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cachelock_platform::{Dir, FileId, Metadata};
+
+use crate::cache::Durability;
+use crate::context::Context;
+use crate::control::{Control, TAGS, check_trust, dir_error, found, open_or_create_dir};
+use crate::error::{Error, Result};
+use crate::name::{CONTROL_DIR, EntryName};
+
+pub(crate) struct Root {
+    pub(crate) dir: Arc<dyn Dir>,
+    metadata: Metadata,
+    /// The directory of the tags, once somebody has needed it. It may have lost its name since: whoever finds nothing in
+    /// it opens it anew before believing that.
+    tags: Mutex<Option<Arc<dyn Dir>>>,
+}
+
+impl Root {
+    /// `None` if there is no such directory.
+    pub(crate) fn open_for_reading(cx: &Context) -> Result<Option<Arc<Self>>> {
+        match found(cx.platform.open_dir(&cx.path)).map_err(|error| dir_error("open", cx.path.clone(), error))? {
+            Some(dir) => Self::new(cx, dir).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Creates the directory if it is missing, and refuses one that others may write to.
+    pub(crate) fn open_for_writing(cx: &Context) -> Result<Arc<Self>> {
+        let root = match Self::open_for_reading(cx)? {
+            Some(root) => root,
+            None => Self::create(cx)?,
+        };
+        check_trust(cx, &cx.path, &root.metadata)?;
+        Ok(root)
+    }
+
+    fn create(cx: &Context) -> Result<Arc<Self>> {
+        let create = |error| dir_error("create", cx.path.clone(), error);
+        cx.platform.create_dir_all(&cx.path).map_err(create)?;
+        if cx.options.durability == Durability::Full {
+            // The names of the new directories must last, too. Which of them are new is not known: sync them all.
+            for ancestor in cx.path.ancestors().skip(1) {
+                if let Ok(dir) = cx.platform.open_dir(ancestor) {
+                    let _ = dir.sync();
+                }
+            }
+        }
+        let dir = cx.platform.open_dir(&cx.path).map_err(|error| dir_error("open", cx.path.clone(), error))?;
+        Self::new(cx, dir)
+    }
+
+    fn new(cx: &Context, dir: Arc<dyn Dir>) -> Result<Arc<Self>> {
+        let metadata = dir.metadata().map_err(|error| Error::io("look at", cx.path.clone(), error))?;
+        Ok(Arc::new(Root { dir, metadata, tags: Mutex::new(None) }))
+    }
+
+    /// Whether the cache's path still names this directory.
+    pub(crate) fn is_current(&self, cx: &Context) -> Result<bool> {
+        let look = |error| dir_error("look at", cx.path.clone(), error);
+        let Some(dir) = found(cx.platform.open_dir(&cx.path)).map_err(look)? else { return Ok(false) };
+        Ok(dir.metadata().map_err(look)?.id == self.id())
+    }
+
+    pub(crate) fn id(&self) -> FileId {
+        self.metadata.id
+    }
+
+    /// The control directory, created if it is missing.
+    pub(crate) fn control(&self, cx: &Arc<Context>) -> Result<Control> {
+        Control::open_or_create(cx, &*self.dir, &self.metadata)
+    }
+
+    /// The control directory if there is one: for readers, who change nothing.
+    pub(crate) fn control_if_there(&self, cx: &Arc<Context>) -> Result<Option<Control>> {
+        let opened = found(self.dir.open_dir(CONTROL_DIR));
+        let dir = opened.map_err(|error| dir_error("open the control directory", cx.path.join(CONTROL_DIR), error))?;
+        Ok(dir.map(|dir| Control { cx: cx.clone(), dir, remote: false }))
+    }
+
+    /// The folder of the entry's payload; `None` if it does not exist.
+    pub(crate) fn folder(&self, cx: &Context, name: &EntryName) -> Result<Option<Arc<dyn Dir>>> {
+        let mut dir = self.dir.clone();
+        let mut path = cx.path.clone();
+        for folder in name.folders() {
+            path.push(folder);
+            match found(dir.open_dir(folder)).map_err(|error| folder_error(name, &path, error))? {
+                Some(opened) => dir = opened,
+                None => return Ok(None),
+            }
+            refuse_cache_in_cache(&*dir, name, folder)?;
+        }
+        Ok(Some(dir))
+    }
+
+    /// The folder of the entry's payload, created if it is missing.
+    pub(crate) fn folder_or_create(&self, cx: &Context, name: &EntryName) -> Result<Arc<dyn Dir>> {
+        let mut dir = self.dir.clone();
+        let mut path = cx.path.clone();
+        for folder in name.folders() {
+            path.push(folder);
+            dir = self.enter(cx, &*dir, folder).map_err(|error| folder_error(name, &path, error))?;
+            refuse_cache_in_cache(&*dir, name, folder)?;
+        }
+        Ok(dir)
+    }
+
+    /// The folder of the entry's tag; `None` if it does not exist. `anew` opens the way to it once more.
+    pub(crate) fn tag_folder(&self, name: &EntryName, anew: bool) -> io::Result<Option<Arc<dyn Dir>>> {
+        let cached = || self.tags.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut dir = match cached().clone().filter(|_| !anew) {
+            Some(tags) => tags,
+            None => {
+                let Some(control) = found(self.dir.open_dir(CONTROL_DIR))? else { return Ok(None) };
+                let Some(tags) = found(control.open_dir(TAGS))? else { return Ok(None) };
+                *cached() = Some(tags.clone());
+                tags
+            }
+        };
+        for folder in name.folders() {
+            let Some(opened) = found(dir.open_dir(folder))? else { return Ok(None) };
+            dir = opened;
+        }
+        Ok(Some(dir))
+    }
+
+    /// The folder of the entry's tag, created if it is missing.
+    pub(crate) fn tag_folder_or_create(&self, cx: &Context, control: &Control, name: &EntryName) -> Result<Arc<dyn Dir>> {
+        let mut path = control.path(TAGS);
+        let mut dir = self.enter(cx, &*control.dir, TAGS).map_err(|error| dir_error("create", path.clone(), error))?;
+        for folder in name.folders() {
+            path.push(folder);
+            dir = self.enter(cx, &*dir, folder).map_err(|error| dir_error("create", path.clone(), error))?;
+        }
+        Ok(dir)
+    }
+
+    fn enter(&self, cx: &Context, parent: &dyn Dir, name: &str) -> io::Result<Arc<dyn Dir>> {
+        let there = found(parent.open_dir(name))?;
+        let created = there.is_none();
+        let dir = there.map_or_else(|| open_or_create_dir(parent, name, &self.metadata), Ok)?;
+        if created && cx.options.durability == Durability::Full {
+            // Best effort here: the sync after the rename reports.
+            let _ = parent.sync();
+        }
+        Ok(dir)
+    }
+}
+
+fn refuse_cache_in_cache(dir: &dyn Dir, name: &EntryName, folder: &str) -> Result<()> {
+    match dir.stat(CONTROL_DIR) {
+        Ok(_) => Err(Error::invalid_name(name.as_str(), format!("its folder {folder:?} is a cache of its own"))),
+        Err(_) => Ok(()),
+    }
+}
+
+fn folder_error(name: &EntryName, path: &std::path::Path, error: io::Error) -> Error {
+    if error.kind() == io::ErrorKind::NotADirectory {
+        let reason = format!("{} is not a folder (an entry, or a link)", path.display());
+        return Error::invalid_name(name.as_str(), reason);
+    }
+    Error::io("open", path, error)
+}
+
+/// The path of an entry's tag, for messages.
+pub(crate) fn tag_path(cx: &Context, name: &EntryName) -> PathBuf {
+    cx.path.join(CONTROL_DIR).join(TAGS).join(name.as_str())
+}

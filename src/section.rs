@@ -1,0 +1,38 @@
+//! A critical section that may contain platform calls.
+//!
+//! A mutex of the standard library held across a platform call would block a simulated process in a place that the
+//! simulation cannot see. This one waits through the platform.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cachelock_platform::{Event, Platform};
+
+pub(crate) struct Section {
+    platform: Arc<dyn Platform>,
+    busy: Mutex<bool>,
+    freed: Arc<dyn Event>,
+}
+
+pub(crate) struct Inside<'a>(&'a Section);
+
+impl Section {
+    pub(crate) fn new(platform: &Arc<dyn Platform>) -> Self {
+        Section { platform: platform.clone(), busy: Mutex::new(false), freed: platform.event() }
+    }
+
+    pub(crate) fn enter(&self) -> Inside<'_> {
+        while std::mem::replace(&mut *self.busy.lock().unwrap_or_else(PoisonError::into_inner), true) {
+            // With a deadline: an event wakes one waiter, and there may be two.
+            self.freed.wait_until(Some(self.platform.monotonic() + Duration::from_millis(5)));
+        }
+        Inside(self)
+    }
+}
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        *self.0.busy.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        self.0.freed.set();
+    }
+}

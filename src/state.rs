@@ -1,0 +1,226 @@
+//! What is on disk for one entry: a payload and a tag, and which of the tag's records the payload is.
+
+use std::io;
+
+use cachelock_platform::{Access, Dir, File, FileId, FileKind, Metadata};
+use xxhash_rust::xxh3::Xxh3Default;
+
+use crate::context::Context;
+use crate::control::read_up_to;
+use crate::error::{Error, Result};
+use crate::mutation::Mutation;
+use crate::name::EntryName;
+use crate::root::Root;
+use crate::tag::{Content, Record, TAG_MAX, Tag};
+
+/// How much of a payload is moved at once. Guests pay for each call, so not less.
+pub(crate) const PIECE: usize = 256 * 1024;
+
+/// An open payload.
+pub(crate) struct Payload {
+    pub(crate) file: Box<dyn File>,
+    pub(crate) metadata: Metadata,
+}
+
+impl Payload {
+    /// `None` if the entry has no payload.
+    pub(crate) fn open(cx: &Context, root: &Root, name: &EntryName) -> Result<Option<Self>> {
+        let Some(folder) = root.folder(cx, name)? else { return Ok(None) };
+        let path = || cx.path.join(name.as_str());
+        let file = match folder.open(name.file(), Access::Read) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(not_a_payload(&*folder, cx, name).unwrap_or_else(|| Error::io("open", path(), error))),
+        };
+        let metadata = file.metadata().map_err(|error| Error::io("look at", path(), error))?;
+        match metadata.kind {
+            FileKind::File => Ok(Some(Payload { file, metadata })),
+            kind => Err(wrong_kind(cx, name, kind)),
+        }
+    }
+
+    /// The hash of all that there is, read in pieces.
+    pub(crate) fn hash(&self) -> io::Result<Content> {
+        let mut hasher = Xxh3Default::new();
+        let mut piece = vec![0; PIECE];
+        let mut len = 0;
+        loop {
+            let read = self.file.read_at(&mut piece, len)?;
+            if read == 0 {
+                return Ok(Content::Value { len, hash: hasher.digest128() });
+            }
+            hasher.update(&piece[..read]);
+            len += read as u64;
+        }
+    }
+}
+
+/// Says what stands in a payload's place, if it is no file.
+pub(crate) fn not_a_payload(folder: &dyn Dir, cx: &Context, name: &EntryName) -> Option<Error> {
+    let kind = folder.stat(name.file()).ok()?.kind;
+    (kind != FileKind::File).then(|| wrong_kind(cx, name, kind))
+}
+
+fn wrong_kind(cx: &Context, name: &EntryName, kind: FileKind) -> Error {
+    let what = match kind {
+        FileKind::Directory => "is a directory and so cannot be an entry",
+        FileKind::Symlink => "is a symbolic link and so cannot be an entry",
+        _ => "is not an ordinary file and so cannot be an entry",
+    };
+    Error::not_a_file(&cx.path.join(name.as_str()), what)
+}
+
+/// What was found of a tag.
+#[derive(Default)]
+pub(crate) enum TagState {
+    /// There is none.
+    #[default]
+    None,
+    /// This user may not read it.
+    Forbidden,
+    /// It is there and says nothing; why.
+    Corrupt(String),
+    /// It was read.
+    Read(Box<Tag>),
+}
+
+/// A tag as it was found, with what identifies this version of it.
+#[derive(Default)]
+pub(crate) struct FoundTag {
+    pub(crate) state: TagState,
+    pub(crate) bytes: Vec<u8>,
+    /// The open file, which keeps its identity from being given to another.
+    pub(crate) pinned: Option<(Box<dyn File>, Metadata)>,
+}
+
+impl FoundTag {
+    pub(crate) fn read(root: &Root, name: &EntryName) -> Result<Self, io::Error> {
+        let tag = Self::read_once(root, name, false)?;
+        // The way to it may have changed since it was opened: a control directory that was removed, say.
+        if matches!(tag.state, TagState::None) { Self::read_once(root, name, true) } else { Ok(tag) }
+    }
+
+    fn read_once(root: &Root, name: &EntryName, anew: bool) -> Result<Self, io::Error> {
+        let corrupt = |reason: &str| Ok(FoundTag { state: TagState::Corrupt(reason.into()), ..Self::default() });
+        let folder = match root.tag_folder(name, anew) {
+            Ok(Some(folder)) => folder,
+            Ok(None) => return Ok(Self::default()),
+            Err(error) => return Self::failed(error),
+        };
+        let file = match folder.open(name.file(), Access::Read) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => {
+                if folder.stat(name.file()).is_ok_and(|metadata| metadata.kind != FileKind::File) {
+                    return corrupt("its tag is not an ordinary file");
+                }
+                return Self::failed(error);
+            }
+        };
+        let metadata = file.metadata()?;
+        if metadata.kind != FileKind::File {
+            return corrupt("its tag is not an ordinary file");
+        }
+        if metadata.len > TAG_MAX as u64 {
+            return corrupt("its tag is too long");
+        }
+        let bytes = read_up_to(&*file, TAG_MAX)?;
+        let state = match Tag::decode(&bytes) {
+            Ok(tag) => TagState::Read(Box::new(tag)),
+            Err(reason) => TagState::Corrupt(format!("its tag cannot be read: {reason}")),
+        };
+        Ok(FoundTag { state, bytes, pinned: Some((file, metadata)) })
+    }
+
+    fn failed(error: io::Error) -> Result<Self, io::Error> {
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => Ok(FoundTag { state: TagState::Forbidden, ..Self::default() }),
+            io::ErrorKind::NotADirectory => {
+                Ok(FoundTag { state: TagState::Corrupt("its tag's folder is not a directory".into()), ..Self::default() })
+            }
+            _ => Err(error),
+        }
+    }
+
+    pub(crate) fn tag(&self) -> Option<&Tag> {
+        match &self.state {
+            TagState::Read(tag) => Some(tag),
+            _ => None,
+        }
+    }
+}
+
+/// What two looks must have in common to have seen the same thing.
+pub(crate) type Version = (Option<(FileId, u64, std::time::SystemTime)>, Vec<u8>);
+
+/// The record of `tag` that a payload with this content is; `None` if it is neither. For readers, who have the hash.
+pub(crate) fn record_of<'t>(cx: &Context, tag: &'t Tag, content: Option<Content>) -> Option<&'t Record> {
+    if matches!(tag.next.content, Content::Absent { .. }) {
+        return Some(&tag.next);
+    }
+    let is = |record: &Record| match (record.content, content) {
+        (Content::Missing, None) => true,
+        (value @ Content::Value { .. }, Some(content)) => value == content,
+        // What was absent has an empty payload or none; see `publish`.
+        (Content::Absent { .. }, None | Some(Content::Value { len: 0, .. })) => true,
+        _ => false,
+    };
+    match (is(&tag.next), is(&tag.previous)) {
+        (true, true) if cx.mutated(Mutation::PreviousWins) => Some(&tag.previous),
+        (true, _) => Some(&tag.next),
+        (false, true) => Some(&tag.previous),
+        // A payload that somebody removed is missing, whatever the tag says, and not corrupt.
+        (false, false) => None,
+    }
+}
+
+/// The record that the payload on disk is, for the holder of the lock: decided by length, and by hash where lengths do not
+/// decide. What matches neither record becomes one of its own.
+pub(crate) fn current_record(cx: &Context, root: &Root, name: &EntryName) -> Result<Record> {
+    let path = || cx.path.join(name.as_str());
+    let payload = Payload::open(cx, root, name)?;
+    let found = FoundTag::read(root, name).map_err(|error| Error::io("read the tag of", path(), error))?;
+    let hash = |payload: &Payload| payload.hash().map_err(|error| Error::io("read", path(), error));
+    let Some(tag) = found.tag() else {
+        return foreign(&payload, 0, hash);
+    };
+    if cx.mutated(Mutation::PreviousFromNext) {
+        return Ok(tag.next.clone());
+    }
+    if matches!(tag.next.content, Content::Absent { .. }) {
+        return Ok(tag.next.clone());
+    }
+    let len = payload.as_ref().map(|payload| payload.metadata.len);
+    let fits = |record: &Record| match record.content {
+        Content::Missing => len.is_none(),
+        Content::Value { len: expected, .. } => len == Some(expected),
+        Content::Absent { .. } => len.is_none_or(|len| len == 0),
+    };
+    let highest = tag.previous.generation.max(tag.next.generation);
+    match (fits(&tag.next), fits(&tag.previous)) {
+        (true, false) => return Ok(tag.next.clone()),
+        (false, true) => return Ok(tag.previous.clone()),
+        (false, false) => return foreign(&payload, highest, hash),
+        (true, true) => {}
+    }
+    let content = payload.as_ref().map(hash).transpose()?;
+    match record_of(cx, tag, content) {
+        Some(record) => Ok(record.clone()),
+        None => foreign(&payload, highest, hash),
+    }
+}
+
+/// A payload that no tag speaks of: written by something else, or before there was a tag.
+fn foreign(
+    payload: &Option<Payload>,
+    highest: u64,
+    hash: impl Fn(&Payload) -> Result<Content>,
+) -> Result<Record> {
+    let Some(payload) = payload else { return Ok(Record::missing(highest)) };
+    Ok(Record {
+        content: hash(payload)?,
+        written: payload.metadata.modified,
+        checked: payload.metadata.modified,
+        ..Record::missing(highest.saturating_add(1))
+    })
+}

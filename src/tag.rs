@@ -1,0 +1,241 @@
+//! The tag of an entry: what its payload should be, in two records.
+//!
+//! A publish makes two renames, tag first, and a holder may die between them. So a tag describes the payload that was
+//! there (`previous`) *and* the one that comes (`next`), and a payload is good when it matches either. One record alone
+//! would leave a new tag beside an old payload.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use crate::error::{Error, Result};
+use crate::text::{self, Lines, Writer};
+use crate::time;
+
+const FORMAT: &str = "tag 1";
+
+/// The longest tag that is written or read: two sets of validators of [`VALIDATORS_MAX`] fit, escaped three for one.
+pub(crate) const TAG_MAX: usize = 64 * 1024;
+
+/// What all keys and values of a set of validators may have in bytes together.
+const VALIDATORS_MAX: usize = 8 * 1024;
+
+/// Small facts about a payload that a producer wants back at its next run: an `ETag`, a `Last-Modified`, a revision.
+pub type Validators = BTreeMap<String, String>;
+
+/// What is known about one state of an entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) content: Content,
+    pub(crate) generation: u64,
+    /// When this content was published.
+    pub(crate) written: SystemTime,
+    /// When it was last known to be right; later than `written` when a producer said "not modified".
+    pub(crate) checked: SystemTime,
+    pub(crate) validators: Validators,
+}
+
+/// What an entry holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// No payload and nothing known: before the first publish.
+    Missing,
+    /// A payload of this length and XXH3-128.
+    Value { len: u64, hash: u128 },
+    /// Known not to exist at the source, to be believed for this long after `checked`.
+    Absent { valid_for: Duration },
+}
+
+/// A parsed tag.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Tag {
+    pub(crate) previous: Record,
+    pub(crate) next: Record,
+}
+
+impl Record {
+    pub(crate) fn missing(generation: u64) -> Self {
+        Record {
+            content: Content::Missing,
+            generation,
+            written: SystemTime::UNIX_EPOCH,
+            checked: SystemTime::UNIX_EPOCH,
+            validators: Validators::new(),
+        }
+    }
+
+    fn write(&self, writer: &mut Writer, section: &str) {
+        writer.line("record", section);
+        match self.content {
+            Content::Missing => writer.line("kind", "missing"),
+            Content::Value { len, hash } => {
+                writer.line("kind", "value");
+                writer.number("length", len);
+                writer.hex("xxh3", hash);
+            }
+            Content::Absent { valid_for } => {
+                writer.line("kind", "absent");
+                writer.number("valid_ms", time::millis(valid_for));
+            }
+        }
+        writer.number("generation", self.generation);
+        writer.number("written_ms", time::to_unix_ms(self.written));
+        writer.number("checked_ms", time::to_unix_ms(self.checked));
+        for (key, value) in &self.validators {
+            let mut escaped = String::new();
+            text::escape(key, &mut escaped);
+            escaped.push('=');
+            text::escape(value, &mut escaped);
+            writer.raw("validator", &escaped);
+        }
+    }
+}
+
+/// Refuses validators that a tag cannot hold; `path` is the entry's.
+pub(crate) fn check_validators(path: &Path, validators: &Validators) -> Result<()> {
+    let size: usize = validators.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if size > VALIDATORS_MAX {
+        return Err(Error::limit(path, format!("its validators have {size} bytes, more than {VALIDATORS_MAX}")));
+    }
+    if validators.keys().any(|key| key.is_empty() || key.contains('=')) {
+        return Err(Error::limit(path, "a validator's key is empty or holds `=`"));
+    }
+    if validators.len() > 64 {
+        return Err(Error::limit(path, format!("it has {} validators, more than 64", validators.len())));
+    }
+    Ok(())
+}
+
+impl Tag {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut writer = Writer::new(FORMAT);
+        self.previous.write(&mut writer, "previous");
+        self.next.write(&mut writer, "next");
+        writer.finish().into_bytes()
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let mut drafts: [Option<Draft<'_>>; 2] = [None, None];
+        let mut current = None;
+        for (key, value) in Lines::parse(bytes, FORMAT)? {
+            if key == "record" {
+                let index = match value {
+                    "previous" => 0,
+                    "next" => 1,
+                    _ => return Err(format!("it has an unknown record {value:?}")),
+                };
+                if drafts[index].is_some() {
+                    return Err(format!("it has two records {value:?}"));
+                }
+                drafts[index] = Some(Draft::default());
+                current = Some(index);
+            } else if let Some(draft) = current.and_then(|index| drafts[index].as_mut()) {
+                draft.line(key, value)?;
+            }
+        }
+        let [previous, next] = drafts;
+        Ok(Tag {
+            previous: previous.ok_or("its previous record is missing")?.finish()?,
+            next: next.ok_or("its next record is missing")?.finish()?,
+        })
+    }
+}
+
+/// A record while its lines are read.
+#[derive(Default)]
+struct Draft<'a> {
+    kind: Option<&'a str>,
+    len: Option<u64>,
+    hash: Option<u128>,
+    valid_ms: Option<u64>,
+    generation: Option<u64>,
+    written_ms: u64,
+    checked_ms: u64,
+    validators: Validators,
+}
+
+impl<'a> Draft<'a> {
+    fn line(&mut self, key: &str, value: &'a str) -> Result<(), String> {
+        match key {
+            "kind" => self.kind = Some(value),
+            "length" => self.len = Some(text::number(key, value)?),
+            "xxh3" => self.hash = Some(text::hex(key, value)?),
+            "valid_ms" => self.valid_ms = Some(text::number(key, value)?),
+            "generation" => self.generation = Some(text::number(key, value)?),
+            "written_ms" => self.written_ms = text::number(key, value)?,
+            "checked_ms" => self.checked_ms = text::number(key, value)?,
+            "validator" => {
+                let (key, value) = value.split_once('=').ok_or("a validator has no value")?;
+                self.validators.insert(text::unescape(key)?, text::unescape(value)?);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Record, String> {
+        let content = match self.kind {
+            Some("missing") => Content::Missing,
+            Some("value") => Content::Value {
+                len: self.len.ok_or("a record's length is missing")?,
+                hash: self.hash.ok_or("a record's hash is missing")?,
+            },
+            Some("absent") => Content::Absent {
+                valid_for: Duration::from_millis(self.valid_ms.ok_or("an absent record's time is missing")?),
+            },
+            _ => return Err("a record's kind is unknown".into()),
+        };
+        Ok(Record {
+            content,
+            generation: self.generation.ok_or("a record's generation is missing")?,
+            written: time::from_unix_ms(self.written_ms),
+            checked: time::from_unix_ms(self.checked_ms),
+            validators: self.validators,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn full() -> Tag {
+        let big: Validators = (0..64).map(|n| (format!("k{n}"), "\n".repeat(124))).collect();
+        check_validators(Path::new("x"), &big).expect("within the limit");
+        let record = Record {
+            content: Content::Value { len: u64::MAX, hash: u128::MAX },
+            generation: u64::MAX,
+            written: time::from_unix_ms(1),
+            checked: time::from_unix_ms(u64::MAX >> 12),
+            validators: big,
+        };
+        let absent = Content::Absent { valid_for: Duration::from_millis(u64::MAX) };
+        Tag { previous: Record { content: absent, ..record.clone() }, next: record }
+    }
+
+    #[test]
+    fn the_largest_tag_fits_and_comes_back() {
+        let tag = full();
+        let bytes = tag.encode();
+        assert!(bytes.len() <= TAG_MAX, "{} bytes", bytes.len());
+        assert_eq!(Tag::decode(&bytes), Ok(tag));
+        let first = Tag { previous: Record::missing(0), next: full().next };
+        assert_eq!(Tag::decode(&first.encode()), Ok(first));
+    }
+
+    #[test]
+    fn validators_that_do_not_fit_are_refused() {
+        let path = Path::new("x");
+        let of = |key: &str, value: String| Validators::from([(key.to_owned(), value)]);
+        assert!(check_validators(path, &of("etag", "x".repeat(VALIDATORS_MAX))).is_err());
+        assert!(check_validators(path, &of("", String::new())).is_err());
+        assert!(check_validators(path, &of("a=b", String::new())).is_err());
+        assert!(check_validators(path, &(0..65).map(|n| (n.to_string(), String::new())).collect()).is_err());
+    }
+
+    #[test]
+    fn a_tag_of_a_later_format_says_so() {
+        let error = Tag::decode(b"cachelock tag 2\ncheck 0\n").unwrap_err();
+        assert!(error.contains("tag 2"), "{error}");
+    }
+}

@@ -1,0 +1,173 @@
+//! The one text format of claims and tags: a first line that names format and version, `key value` lines, and a check.
+//!
+//! ```text
+//! cachelock claim 1
+//! epoch 17
+//! check 8c0ba5f3d1e2a977
+//! ```
+//!
+//! The check is XXH3-64 of all that stands before its line. It guards against torn writes and flipped bits, not against
+//! malice. Keys that a reader does not know are skipped, so that a later version can add some. Values are escaped:
+//! a line never holds a control character. What follows the check line is padding.
+
+use std::fmt::Write;
+
+use xxhash_rust::xxh3::xxh3_64;
+
+const CHECK: &str = "check ";
+
+/// Writes a document.
+pub(crate) struct Writer(String);
+
+impl Writer {
+    pub(crate) fn new(format: &str) -> Self {
+        Writer(format!("cachelock {format}\n"))
+    }
+
+    pub(crate) fn line(&mut self, key: &str, value: &str) {
+        self.0.push_str(key);
+        self.0.push(' ');
+        escape(value, &mut self.0);
+        self.0.push('\n');
+    }
+
+    /// A line whose value is escaped already.
+    pub(crate) fn raw(&mut self, key: &str, value: &str) {
+        let _ = writeln!(self.0, "{key} {value}");
+    }
+
+    pub(crate) fn number(&mut self, key: &str, value: impl Into<u128>) {
+        let _ = writeln!(self.0, "{key} {}", value.into());
+    }
+
+    pub(crate) fn hex(&mut self, key: &str, value: u128) {
+        let _ = writeln!(self.0, "{key} {value:032x}");
+    }
+
+    pub(crate) fn finish(mut self) -> String {
+        let check = xxh3_64(self.0.as_bytes());
+        let _ = writeln!(self.0, "{CHECK}{check:016x}");
+        self.0
+    }
+}
+
+/// Reads a document whose check has been verified.
+pub(crate) struct Lines<'a>(std::str::Lines<'a>);
+
+impl<'a> Lines<'a> {
+    /// `bytes` as a document of `format`, or why it is none.
+    pub(crate) fn parse(bytes: &'a [u8], format: &str) -> Result<Self, String> {
+        let text = std::str::from_utf8(bytes).map_err(|_| "it is not text".to_owned())?;
+        let first = text.lines().next().unwrap_or_default();
+        let found = first.strip_prefix("cachelock ").ok_or("it is not a file of cachelock")?;
+        if found != format {
+            return Err(format!("it has the format {found:?} and this version reads {format:?}"));
+        }
+        let at = text.find("\ncheck ").ok_or("its check is missing")? + 1;
+        let (body, rest) = text.split_at(at);
+        let check = rest[CHECK.len()..].lines().next().unwrap_or_default();
+        if check.len() != 16 || u64::from_str_radix(check, 16) != Ok(xxh3_64(body.as_bytes())) {
+            return Err("its check does not match".into());
+        }
+        let mut lines = body.lines();
+        lines.next();
+        Ok(Lines(lines))
+    }
+}
+
+impl<'a> Iterator for Lines<'a> {
+    type Item = (&'a str, &'a str);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next().map(|line| line.split_once(' ').unwrap_or((line, "")))
+    }
+}
+
+pub(crate) fn number<T: std::str::FromStr>(key: &str, value: &str) -> Result<T, String> {
+    value.parse().map_err(|_| format!("its {key} {value:?} is not a number"))
+}
+
+pub(crate) fn hex(key: &str, value: &str) -> Result<u128, String> {
+    if value.len() != 32 {
+        return Err(format!("its {key} {value:?} does not have 32 digits"));
+    }
+    u128::from_str_radix(value, 16).map_err(|_| format!("its {key} {value:?} is not hexadecimal"))
+}
+
+/// Escapes spaces too, so that a value can be one word of several on a line.
+pub(crate) fn escape(value: &str, into: &mut String) {
+    for character in value.chars() {
+        if character.is_control() || matches!(character, '%' | ' ') || character.is_whitespace() {
+            let mut buffer = [0; 4];
+            for byte in character.encode_utf8(&mut buffer).bytes() {
+                let _ = write!(into, "%{byte:02x}");
+            }
+        } else {
+            into.push(character);
+        }
+    }
+}
+
+pub(crate) fn unescape(value: &str) -> Result<String, String> {
+    let bad = || format!("{value:?} is not properly escaped");
+    let mut bytes = Vec::with_capacity(value.len());
+    let mut rest = value.as_bytes();
+    while let [byte, tail @ ..] = rest {
+        rest = tail;
+        if *byte != b'%' {
+            bytes.push(*byte);
+            continue;
+        }
+        let digits = tail.get(..2).and_then(|digits| std::str::from_utf8(digits).ok()).ok_or_else(bad)?;
+        bytes.push(u8::from_str_radix(digits, 16).map_err(|_| bad())?);
+        rest = &tail[2..];
+    }
+    String::from_utf8(bytes).map_err(|_| bad())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let mut writer = Writer::new("test 1");
+        writer.line("host", "a b%c\nd\u{85}é");
+        writer.number("epoch", u64::MAX);
+        writer.hex("nonce", 7);
+        let text = writer.finish();
+        let lines: Vec<_> = Lines::parse(text.as_bytes(), "test 1").unwrap().collect();
+        assert_eq!(lines.len(), 3);
+        assert_eq!(unescape(lines[0].1).unwrap(), "a b%c\nd\u{85}é");
+        assert_eq!(number::<u64>("epoch", lines[1].1), Ok(u64::MAX));
+        assert_eq!(hex("nonce", lines[2].1), Ok(7));
+    }
+
+    #[test]
+    fn a_flipped_bit_anywhere_before_the_padding_is_noticed() {
+        let mut writer = Writer::new("test 1");
+        writer.line("host", "abc");
+        let text = writer.finish().into_bytes();
+        for at in 0..text.len() - 1 {
+            for bit in 0..8 {
+                let mut flipped = text.clone();
+                flipped[at] ^= 1 << bit;
+                // The check's own digits may change case without changing their value.
+                if flipped.eq_ignore_ascii_case(&text) {
+                    continue;
+                }
+                assert!(Lines::parse(&flipped, "test 1").is_err(), "byte {at}, bit {bit}");
+            }
+        }
+        for length in 0..text.len() - 1 {
+            assert!(Lines::parse(&text[..length], "test 1").is_err(), "cut to {length}");
+        }
+    }
+
+    #[test]
+    fn bad_escapes_are_refused() {
+        for value in ["%", "%1", "%zz", "%ff", "%é"] {
+            assert!(unescape(value).is_err(), "{value}");
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! Waiting: timeouts, cancellation, and saying what is waited for. Every wait of the library goes through [`Waiter`].
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use cachelock_platform as platform;
+use cachelock_platform::Monotonic;
+
+use crate::context::Context;
+use crate::error::{Error, Result, WaitingFor};
+use crate::events::{Event, EventKind};
+use crate::lock::Holder;
+
+/// How long a caller is willing to wait for the lock, renames that somebody's open file delays included.
+///
+/// Parses from `0`, a number of seconds, a number with a unit (`ms`, `s`, `m`, `h`, `d`), or `infinite`:
+///
+/// ```
+/// use cachelock::Timeout;
+/// use std::time::Duration;
+///
+/// assert_eq!("10".parse(), Ok(Timeout::After(Duration::from_secs(10))));
+/// assert_eq!("1.5s".parse(), Ok(Timeout::After(Duration::from_millis(1500))));
+/// assert_eq!("0".parse(), Ok(Timeout::TryOnce));
+/// assert_eq!("infinite".parse(), Ok(Timeout::Infinite));
+/// assert!("soon".parse::<Timeout>().is_err());
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Timeout {
+    /// Do not wait: try once.
+    TryOnce,
+    /// Wait for this long.
+    After(Duration),
+    /// Wait for ever.
+    Infinite,
+}
+
+impl Timeout {
+    /// 10 s: longer than the default lease, so that a waiter outlives a holder that died without the kernel's notice.
+    pub const DEFAULT: Timeout = Timeout::After(Duration::from_secs(10));
+
+    fn budget(self) -> Option<Duration> {
+        match self {
+            Timeout::TryOnce => Some(Duration::ZERO),
+            Timeout::After(budget) => Some(budget),
+            Timeout::Infinite => None,
+        }
+    }
+}
+
+impl Default for Timeout {
+    fn default() -> Self {
+        Timeout::DEFAULT
+    }
+}
+
+impl From<Duration> for Timeout {
+    fn from(duration: Duration) -> Self {
+        if duration.is_zero() { Timeout::TryOnce } else { Timeout::After(duration) }
+    }
+}
+
+impl fmt::Display for Timeout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Timeout::TryOnce => f.write_str("0"),
+            Timeout::After(duration) => write!(f, "{}s", duration.as_secs_f64()),
+            Timeout::Infinite => f.write_str("infinite"),
+        }
+    }
+}
+
+/// A text that is no [`Timeout`] or no duration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParseDurationError(String);
+
+impl fmt::Display for ParseDurationError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} is not a duration such as `10`, `1.5s`, `250ms`, `10m`, `1h` or `7d`", self.0)
+    }
+}
+
+impl std::error::Error for ParseDurationError {}
+
+impl FromStr for Timeout {
+    type Err = ParseDurationError;
+
+    fn from_str(text: &str) -> Result<Self, ParseDurationError> {
+        if text.trim().eq_ignore_ascii_case("infinite") {
+            return Ok(Timeout::Infinite);
+        }
+        parse_duration(text).map(Timeout::from)
+    }
+}
+
+/// A duration as the program and its configuration take it: a bare number is seconds; units are `ms`, `s`, `m`, `h`, `d`
+/// and `w`. Fractions are allowed, signs and exponents are not.
+///
+/// # Errors
+/// A text that is no duration, or one of more than 100 years.
+pub fn parse_duration(text: &str) -> Result<Duration, ParseDurationError> {
+    let error = || ParseDurationError(text.into());
+    let trimmed = text.trim();
+    let split = trimmed.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(trimmed.len());
+    let (number, unit) = trimmed.split_at(split);
+    let seconds_per_unit = match unit.trim_start() {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        "d" => 86_400.0,
+        "w" => 604_800.0,
+        _ => return Err(error()),
+    };
+    let number: f64 = number.parse().map_err(|_| error())?;
+    let seconds = number * seconds_per_unit;
+    if seconds > 100.0 * 366.0 * 86_400.0 {
+        return Err(error());
+    }
+    // Rounded to what the unit can mean, so that 0.1 s is 100 ms and not a nanosecond less.
+    Duration::try_from_secs_f64((seconds * 1e6).round() / 1e6).map_err(|_| error())
+}
+
+/// Cancels waits from another thread, at once. Clones are the same token.
+///
+/// ```
+/// let token = cachelock::CancelToken::new();
+/// let dir = std::env::temp_dir().join("cachelock-doc-cancel");
+/// let cache = cachelock::Cache::builder(&dir).cancel(token.clone()).open()?;
+/// token.cancel();
+/// let holder = cache.lock();
+/// assert!(holder.is_err_and(|error| error.is_cancelled()));
+/// # Ok::<(), cachelock::Error>(())
+/// ```
+#[derive(Clone, Default)]
+pub struct CancelToken(Arc<TokenState>);
+
+#[derive(Default)]
+struct TokenState {
+    cancelled: AtomicBool,
+    waiting: Mutex<Vec<Weak<dyn platform::Event>>>,
+}
+
+impl CancelToken {
+    /// A token that is not cancelled.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Cancels all waits that use this token, now and in future.
+    pub fn cancel(&self) {
+        self.0.cancelled.store(true, Ordering::SeqCst);
+        let waiting = std::mem::take(&mut *self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        for event in waiting.iter().filter_map(Weak::upgrade) {
+            event.set();
+        }
+    }
+
+    /// Whether it was cancelled.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.0.cancelled.load(Ordering::SeqCst)
+    }
+
+    fn wake(&self, event: &Arc<dyn platform::Event>) {
+        let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.retain(|event| event.strong_count() > 0);
+        waiting.push(Arc::downgrade(event));
+    }
+}
+
+impl fmt::Debug for CancelToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("CancelToken").field(&self.is_cancelled()).finish()
+    }
+}
+
+/// When a wait is reported first: long enough that brief waits are silent, early enough that a person sees a cause.
+const FIRST_REPORT: Duration = Duration::from_millis(50);
+/// How often from then on.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+
+/// One caller's wait, from its first look to the lock: one budget, one event that everything wakes, one voice.
+pub(crate) struct Waiter<'a> {
+    cx: &'a Context,
+    event: Arc<dyn platform::Event>,
+    started: Monotonic,
+    budget: Option<Duration>,
+    cancel: Option<CancelToken>,
+    what: WaitingFor,
+    holder: Option<Holder>,
+    contended: bool,
+    next_report: Monotonic,
+}
+
+impl<'a> Waiter<'a> {
+    pub(crate) fn new(cx: &'a Context, timeout: Timeout, cancel: Option<&CancelToken>) -> Self {
+        let started = cx.platform.monotonic();
+        let event = cx.platform.event();
+        if let Some(cancel) = cancel {
+            cancel.wake(&event);
+        }
+        Waiter {
+            cx,
+            event,
+            started,
+            budget: timeout.budget(),
+            cancel: cancel.cloned(),
+            what: WaitingFor::Thread,
+            holder: None,
+            contended: false,
+            next_report: started.saturating_add(FIRST_REPORT),
+        }
+    }
+
+    /// For renames that must be repeated, within what is left of the budget.
+    pub(crate) fn for_retries(cx: &'a Context, left: Option<Duration>, cancel: &Option<CancelToken>) -> Self {
+        Self::new(cx, left.map_or(Timeout::Infinite, Timeout::After), cancel.as_ref())
+    }
+
+    /// What wakes this waiter.
+    pub(crate) fn event(&self) -> &Arc<dyn platform::Event> {
+        &self.event
+    }
+
+    pub(crate) fn now(&self) -> Monotonic {
+        self.cx.platform.monotonic()
+    }
+
+    pub(crate) fn waited(&self) -> Duration {
+        self.now().saturating_sub(self.started)
+    }
+
+    /// What is left of the budget; `None`: no limit.
+    pub(crate) fn remaining(&self) -> Option<Duration> {
+        self.budget.map(|budget| budget.saturating_sub(self.waited()))
+    }
+
+    /// Whether the caller will still be here after `duration`.
+    pub(crate) fn outlasts(&self, duration: Duration) -> bool {
+        self.remaining().is_none_or(|remaining| remaining >= duration)
+    }
+
+    /// What [`Waiter::pause`] waits for from now on.
+    pub(crate) fn waits_for(&mut self, what: WaitingFor) {
+        self.what = what;
+    }
+
+    pub(crate) fn held_by(&mut self, holder: Option<Holder>) {
+        self.holder = holder;
+    }
+
+    /// Fails if the wait is cancelled, without waiting.
+    pub(crate) fn check_cancelled(&self) -> Result<()> {
+        match &self.cancel {
+            Some(cancel) if cancel.is_cancelled() => {
+                let waited = self.waited();
+                self.say(EventKind::LockCancelled, waited);
+                Err(Error::cancelled(&self.cx.path, self.what, waited))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until something wakes this waiter or the clock reaches `until`. The caller then looks again at what it waits
+    /// for: a wake may have no cause.
+    ///
+    /// Fails when the budget was used up *before* this call, so that each caller looks once more after its deadline.
+    pub(crate) fn pause(&mut self, until: Monotonic) -> Result<()> {
+        self.check_cancelled()?;
+        let now = self.now();
+        let waited = now.saturating_sub(self.started);
+        if let Some(budget) = self.budget.filter(|budget| waited >= *budget) {
+            self.say(EventKind::LockTimeout, waited);
+            return Err(Error::timeout(&self.cx.path, self.what, waited, budget, self.holder.clone()));
+        }
+        if !self.contended {
+            self.contended = true;
+            self.say(EventKind::LockContended, waited);
+        }
+        if now >= self.next_report {
+            self.say(EventKind::LockWaiting, waited);
+            self.next_report = now.saturating_add(REPORT_EVERY);
+        }
+        let deadline = self.budget.map(|budget| self.started.saturating_add(budget));
+        let until = until.min(self.next_report).min(deadline.unwrap_or(Monotonic::MAX));
+        self.event.wait_until(Some(until));
+        self.check_cancelled()
+    }
+
+    fn say(&self, kind: EventKind, waited: Duration) {
+        self.cx.emit(&Event {
+            waiting_for: Some(self.what),
+            waited: Some(waited),
+            remaining: self.budget.map(|budget| budget.saturating_sub(waited)),
+            holder: self.holder.as_ref(),
+            ..Event::new(kind, &self.cx.path)
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_parsed_as_documented() {
+        for (text, ms) in [("10", 10_000), ("0.1", 100), ("250ms", 250), (" 2 m ", 120_000), ("1h", 3_600_000), ("1w", 604_800_000)] {
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        for text in ["", "s", "-1", "1e3", "1 fortnight", "1..2", "99999999w", "١s", "1s2", "nan", "inf"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+        assert_eq!("0ms".parse(), Ok(Timeout::TryOnce));
+        assert_eq!(Timeout::DEFAULT.to_string(), "10s");
+    }
+}
