@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use cachelock_platform::memory::{
-    Fault, Keep, Op, Outcome, PendingOp, Process, Stopped, Task, World, native, seeded,
+    Fault, Keep, Op, Outcome, PendingOp, Process, Runnable, Stopped, Task, World, native, seeded,
 };
 use cachelock_platform::{Access, Dir, File, FileKind, Owner, Platform};
 
@@ -543,7 +543,7 @@ mod scheduling {
             let taken = Arc::new(Mutex::new(Vec::new()));
             let (notes, follow) = (taken.clone(), script.clone());
             let order = Arc::new(Mutex::new(String::new()));
-            let chooser = move |options: &[cachelock_platform::memory::Runnable]| {
+            let chooser = move |options: &[Runnable]| {
                 let mut notes = notes.lock().unwrap();
                 let choice = follow.get(notes.len()).copied().unwrap_or(0);
                 notes.push((choice, options.len()));
@@ -574,6 +574,77 @@ mod scheduling {
             script = taken.iter().map(|(choice, _)| *choice).collect();
         }
         assert_eq!(seen.len(), 6, "{seen:?}");
+    }
+
+    #[test]
+    fn a_chooser_may_look_at_the_world_but_not_kill() {
+        let world = world();
+        let racers = ["a", "b"].map(|name| {
+            in_cache(&world, &world.process(name), move |_, dir| {
+                drop(dir.open(name, NEW).unwrap());
+                dir.list().unwrap().len()
+            })
+        });
+        let (looks, victim) = (world.clone(), world.process("c"));
+        let chooser = move |_: &[Runnable]| {
+            let names = looks.list("/cache").len();
+            let dir = open(&victim, "/cache");
+            assert_eq!(
+                dir.list().unwrap().len(),
+                names,
+                "a call from outside is done at once"
+            );
+            if names > 0 {
+                looks.kill(&victim);
+            }
+            0
+        };
+        let run = || world.run_together(&[&racers[0], &racers[1]], chooser, 100);
+        assert!(catch_unwind(AssertUnwindSafe(run)).is_err());
+        assert_eq!(
+            racers.map(|task| world.finish(task)),
+            [1, 2],
+            "the world goes on"
+        );
+    }
+
+    #[test]
+    fn a_world_can_be_left_or_killed_at_every_step() {
+        for steps in 0..60 {
+            let world = world();
+            world.plant_file("/cache/lock", b"");
+            let processes = ["a", "b"].map(|name| world.process(name));
+            let tasks = processes.each_ref().map(|process| {
+                in_cache(&world, process, |own, dir| {
+                    let (beats, event) = (dir.clone(), own.event());
+                    own.spawn(
+                        "beat",
+                        Box::new(move || while !event.wait_until(None) || beats.list().is_ok() {}),
+                    )
+                    .unwrap();
+                    for _ in 0..5 {
+                        let file = dir.open("lock", Access::Write).unwrap();
+                        file.lock().unwrap();
+                        file.write_at(b"x", 0).unwrap();
+                    }
+                })
+            });
+            let finished = world.run_together(&[&tasks[0], &tasks[1]], seeded(steps), steps);
+            if steps % 2 == 0 {
+                world.kill(&processes[0]);
+                let rest = world.process("c");
+                world.finish(in_cache(&world, &rest, |_, dir| dir.list().unwrap()));
+                if finished.is_err() {
+                    world.run_until(&tasks[1], |_| false);
+                    assert_ne!(
+                        tasks[1].outcome(),
+                        Some(Outcome::Killed),
+                        "only a was killed"
+                    );
+                    assert!(tasks[1].has_ended(), "a dead holder blocks nobody");
+                }
+            }
+        }
     }
 
     #[test]
@@ -866,6 +937,24 @@ mod ends {
         file.sync().unwrap();
         world.power_cut_losing_everything();
         assert_eq!(world.read_file("/cache/file").unwrap(), b"\0\0\0\0!");
+    }
+
+    #[test]
+    fn what_is_old_enough_was_written_back_by_itself() {
+        let world = world();
+        let dir = open(&world.process("a"), "/cache");
+        let file = dir.open("file", NEW).unwrap();
+        for number in 0..10_000_u32 {
+            file.write_at(&number.to_be_bytes(), 0).unwrap();
+            drop(dir.open("x", NEW).unwrap());
+            dir.unlink("x").unwrap();
+        }
+        world.power_cut_losing_everything();
+        let bytes = world
+            .read_file("/cache/file")
+            .expect("the oldest name was written back");
+        let number = u32::from_be_bytes(bytes.try_into().unwrap());
+        assert!((1000..9999).contains(&number), "{number}");
     }
 
     #[test]

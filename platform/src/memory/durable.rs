@@ -13,7 +13,9 @@
 
 use std::collections::BTreeSet;
 
+use super::content::Content;
 use super::disk::{Body, Disk, Ino, ROOT};
+use super::random::Random;
 
 /// A name and what it is set to.
 pub(super) type NameSet = (Ino, String, Option<Ino>);
@@ -303,7 +305,7 @@ fn name_op(sets: &[NameSet]) -> Option<Pending> {
     })
 }
 
-fn apply(content: &mut super::disk::Content, change: &Change, keep: Keep, seed: u64) {
+fn apply(content: &mut Content, change: &Change, keep: Keep, seed: u64) {
     let (offset, bytes) = match change {
         _ if keep == Keep::Lose => return,
         Change::SetLen(len) => return content.set_len(*len),
@@ -313,7 +315,7 @@ fn apply(content: &mut super::disk::Content, change: &Change, keep: Keep, seed: 
         Keep::Torn(count) => content.write(offset, &bytes[..count.min(bytes.len())]),
         Keep::Zeros => content.write(offset, &vec![0; bytes.len()]),
         Keep::Garbage => {
-            let mut random = super::random::Random::new(seed);
+            let mut random = Random::new(seed);
             content.write(
                 offset,
                 &bytes

@@ -1,8 +1,8 @@
-//! What a live world takes from its host: the clocks and randomness. Everything else in [`memory`](super) is the same
-//! on every target, so this is the one file to swap where `std` has no clock.
+//! What a live world takes from its host: the clocks, waiting and randomness. Everything else in [`memory`](super) is
+//! the same on every target, so this is the one file to swap where `std` has no clock and no threads.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::OnceLock;
+use std::sync::{Condvar, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 /// Time since the first call.
@@ -22,4 +22,21 @@ pub(super) fn entropy() -> u64 {
     let mut hasher = RandomState::new().build_hasher();
     hasher.write_u128(monotonic().as_nanos());
     hasher.finish()
+}
+
+/// Waits until `changed` is notified, or for so long, or for a moment without cause.
+pub(super) fn wait<'a, T>(
+    changed: &Condvar,
+    guard: MutexGuard<'a, T>,
+    timeout: Option<Duration>,
+) -> MutexGuard<'a, T> {
+    match timeout {
+        None => changed.wait(guard).unwrap_or_else(PoisonError::into_inner),
+        Some(timeout) => {
+            changed
+                .wait_timeout(guard, timeout)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0
+        }
+    }
 }

@@ -57,6 +57,8 @@ use crate::Platform;
 
 mod access;
 mod call;
+mod content;
+mod dirs;
 mod disk;
 mod durable;
 mod files;
@@ -64,16 +66,20 @@ mod host;
 mod pool;
 mod process;
 mod random;
+mod run;
 mod scheduler;
 mod state;
+mod step;
+mod threads;
 mod world;
 
 pub use call::{Call, Op};
 pub use durable::{Keep, Pending, PendingOp};
 pub use process::Process;
-pub use scheduler::Runnable;
+pub use run::{Outcome, Stopped, Target, Task, Unfinished, seeded};
 pub use state::Fault;
-pub use world::{Outcome, Stopped, Target, Task, Unfinished, World, seeded};
+pub use threads::Runnable;
+pub use world::World;
 
 /// The platform of a target without files: a process of a live world that is as old as the program.
 #[must_use]

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::call::Op;
+use super::dirs::DirHandle;
 use super::disk::{Body, DirBody, Disk, ROOT, error, segments};
-use super::files::DirHandle;
 use super::host;
-use super::scheduler::{Block, Signal};
-use super::state::{About, Context, shift};
+use super::state::shift;
+use super::step::{About, Context};
+use super::threads::{Block, Signal};
 use crate::{Dir, Event, Identity, Monotonic, Owner, Platform, Slot, Task};
 
 /// A process of a [`World`](super::World). It lives until it is killed; what it opened belongs to it.

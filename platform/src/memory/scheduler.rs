@@ -5,23 +5,20 @@
 //! switch goes straight from one simulated thread to the next. The driver gets the turn back when the run is over.
 //!
 //! The state has one mutex. It is never held while a closure of the test runs: a run is taken out of the state for as
-//! long as it is asked. Nobody else changes the state meanwhile, because only the asking thread has the turn.
+//! long as it is asked. Only the asking thread has the turn, so nobody else changes the state meanwhile; the closure
+//! itself may change the disk and the time, but neither runs nor kills anybody.
 
 use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::call::{Call, Op};
-use super::disk::Ino;
+use super::host;
 use super::pool;
 use super::state::State;
-
-/// Consecutive steps of one thread while others of its process could run too.
-const QUANTUM: u32 = 64;
+use super::threads::{Ending, Policy, Run, Runnable, Status, Stop, Turn, Wake};
 
 /// Real time without a step before the driver gives up: some thread waits for something that is not the platform.
 const STUCK: Duration = Duration::from_secs(60);
@@ -29,117 +26,6 @@ const STUCK: Duration = Duration::from_secs(60);
 thread_local! {
     /// The world (by address) and the number of the simulated thread that this thread is.
     static CURRENT: Cell<Option<(usize, usize)>> = const { Cell::new(None) };
-}
-
-/// The payload that ends a killed thread.
-pub(super) struct Killed;
-
-/// What an [`Event`](crate::Event) and a thread that waits for it share.
-#[derive(Debug, Default)]
-pub(super) struct Signal(AtomicBool);
-
-impl Signal {
-    pub(super) fn set(&self) {
-        self.0.store(true, Ordering::Release);
-    }
-
-    pub(super) fn is_set(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
-
-    pub(super) fn take(&self) -> bool {
-        self.0.swap(false, Ordering::AcqRel)
-    }
-}
-
-/// What a thread waits for in the middle of a call.
-#[derive(Debug, Clone)]
-pub(super) enum Block {
-    /// The signal, or the world's clock.
-    Signal(Arc<Signal>, Option<Duration>),
-    /// The kernel lock of this file.
-    Lock(Ino),
-}
-
-pub(super) enum Status {
-    /// Has not begun.
-    Start(Box<dyn FnOnce() + Send>),
-    /// About to make its call; the driver has already been told so if `seen`.
-    Parked {
-        seen: bool,
-    },
-    /// In the middle of its call.
-    Blocked(Block),
-    /// Has the turn.
-    Running,
-    Ended(Ending),
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Ending {
-    Returned,
-    Panicked(String),
-    Killed,
-}
-
-pub(super) struct Thread {
-    pub(super) process: usize,
-    pub(super) label: Arc<str>,
-    /// Started by the platform's `spawn`, not by the test.
-    pub(super) background: bool,
-    pub(super) status: Status,
-    /// The call that it is about to make, is in the middle of, or made last.
-    pub(super) call: Arc<Call>,
-    os: Option<thread::Thread>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Turn {
-    Driver,
-    Thread(usize),
-}
-
-/// A thread that could have the next turn; see [`World::run_together`](super::World::run_together).
-#[derive(Debug, Clone)]
-pub struct Runnable {
-    /// The thread's number, the same for its whole life and unique in its world.
-    pub thread: usize,
-    /// The call that it would make.
-    pub call: Arc<Call>,
-    /// The call has begun already: it was blocked, and what it waited for has come.
-    pub resumes: bool,
-    /// It had the last turn.
-    pub ran_last: bool,
-}
-
-type Until = Box<dyn FnMut(&Call) -> bool + Send>;
-type Choose = Box<dyn FnMut(&[Runnable]) -> usize + Send>;
-
-pub(super) enum Policy {
-    /// Threads take turns until one is about to make a call of this kind.
-    Until(Until),
-    /// The next one is chosen.
-    Choose(Choose),
-}
-
-/// A run under way.
-pub(super) struct Run {
-    pub(super) processes: Vec<usize>,
-    /// Threads after whose end it is over.
-    pub(super) goals: Vec<usize>,
-    pub(super) policy: Policy,
-    pub(super) steps: u64,
-    pub(super) options: Vec<usize>,
-}
-
-/// Why a run is over.
-pub(super) enum Stop {
-    Before(Arc<Call>),
-    Finished,
-    Blocked,
-    Steps,
-    Background(String),
-    Asking(Box<dyn Any + Send>),
 }
 
 pub(super) struct Shared {
@@ -177,18 +63,7 @@ impl Shared {
         state: Guard<'a>,
         timeout: Option<Duration>,
     ) -> Guard<'a> {
-        match timeout {
-            None => self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner),
-            Some(timeout) => {
-                self.changed
-                    .wait_timeout(state, timeout)
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .0
-            }
-        }
+        host::wait(&self.changed, state, timeout)
     }
 
     fn address(&self) -> usize {
@@ -208,14 +83,14 @@ impl Shared {
     pub(super) fn pass<'a>(&'a self, state: Guard<'a>, me: usize) -> Guard<'a> {
         let mut state = self.decide(state);
         while state.turn != Turn::Thread(me) {
-            drop(state);
+            unlock(state);
             thread::park();
             state = self.lock();
         }
         state
     }
 
-    /// Finds out whose turn is next and wakes that one, unless it is the caller's own.
+    /// Finds out whose turn is next. [`unlock`] wakes that one, unless it is the caller's own.
     fn decide<'a>(&'a self, mut state: Guard<'a>) -> Guard<'a> {
         let Some(mut run) = state.run.take() else {
             return hand_over_to_driver(state);
@@ -257,8 +132,6 @@ impl Shared {
 
     fn ask<'a>(&'a self, mut state: Guard<'a>, run: &mut Run) -> (Guard<'a>, Result<usize, Stop>) {
         let options = &run.options;
-        // The test's closure is no part of the simulation: what it calls is done at once.
-        let outside = || CURRENT.take();
         match &mut run.policy {
             Policy::Until(stop_before) => {
                 let thread = state.fair(options);
@@ -266,11 +139,8 @@ impl Shared {
                     return (state, Ok(thread));
                 }
                 let call = state.threads[thread].call.clone();
-                drop(state);
-                let me = outside();
-                let answer = catch_unwind(AssertUnwindSafe(|| stop_before(&call)));
-                CURRENT.set(me);
-                state = self.lock();
+                let answer;
+                (state, answer) = self.outside(state, || stop_before(&call));
                 if let Ok(true) = answer {
                     state.threads[thread].status = Status::Parked { seen: true };
                 }
@@ -289,17 +159,30 @@ impl Shared {
                     .iter()
                     .map(|&thread| state.runnable(thread))
                     .collect();
-                drop(state);
-                let me = outside();
-                let answer = catch_unwind(AssertUnwindSafe(|| choose(&runnable)));
-                CURRENT.set(me);
+                let (state, answer) = self.outside(state, || choose(&runnable));
                 let chosen = match answer {
                     Ok(index) => Ok(options[index % options.len()]),
                     Err(panic) => Err(Stop::Asking(panic)),
                 };
-                (self.lock(), chosen)
+                (state, chosen)
             }
         }
+    }
+
+    /// Calls a closure of the test without the mutex. It is no part of the simulation: what it calls is done at once.
+    fn outside<'a, R>(
+        &'a self,
+        mut state: Guard<'a>,
+        closure: impl FnOnce() -> R,
+    ) -> (Guard<'a>, thread::Result<R>) {
+        state.asking = true;
+        drop(state);
+        let me = CURRENT.take();
+        let answer = catch_unwind(AssertUnwindSafe(closure));
+        CURRENT.set(me);
+        let mut state = self.lock();
+        state.asking = false;
+        (state, answer)
     }
 
     fn hand_over<'a>(&'a self, mut state: Guard<'a>, next: usize) -> Guard<'a> {
@@ -312,21 +195,14 @@ impl Shared {
         };
         state.last = next;
         let thread = &mut state.threads[next];
-        match std::mem::replace(&mut thread.status, Status::Running) {
+        state.wake = match std::mem::replace(&mut thread.status, Status::Running) {
             Status::Start(job) => {
                 let world = state.me.upgrade().expect("the caller has the world");
-                pool::run(Box::new(move || world.run_thread(next, job)));
+                Some(Wake::Start(Box::new(move || world.run_thread(next, job))))
             }
-            _ => {
-                if self.current() != Some(next) {
-                    thread
-                        .os
-                        .as_ref()
-                        .expect("a thread that has parked is known")
-                        .unpark();
-                }
-            }
-        }
+            _ if self.current() == Some(next) => None,
+            _ => thread.os.clone().map(Wake::Unpark),
+        };
         state
     }
 
@@ -351,7 +227,7 @@ impl Shared {
             state.background_panic.get_or_insert(text);
         }
         state.end_thread(me, ending);
-        drop(self.decide(state));
+        unlock(self.decide(state));
     }
 
     /// The driver runs the world and gets told why the run is over.
@@ -375,7 +251,7 @@ impl Shared {
     fn wait_for_driver<'a>(&'a self, mut state: Guard<'a>) -> Guard<'a> {
         let (mut steps, mut since) = (state.steps, None);
         while state.turn != Turn::Driver {
-            drop(state);
+            unlock(state);
             thread::park_timeout(Duration::from_secs(1));
             state = self.lock();
             if state.turn != Turn::Driver && state.steps == steps {
@@ -398,10 +274,6 @@ impl Shared {
     /// Ends the threads of a process that has just been declared dead, one after the other.
     pub(super) fn unwind_threads(&self, process: usize) {
         let mut state = self.lock();
-        assert!(
-            state.turn == Turn::Driver,
-            "a process is killed while the world stands still"
-        );
         state.driver = Some(thread::current());
         let doomed: Vec<usize> = state
             .alive
@@ -419,11 +291,7 @@ impl Shared {
                 state = self.lock();
             } else {
                 state.turn = Turn::Thread(thread);
-                state.threads[thread]
-                    .os
-                    .as_ref()
-                    .expect("it has begun")
-                    .unpark();
+                state.wake = state.threads[thread].os.clone().map(Wake::Unpark);
                 state = self.wait_for_driver(state);
             }
         }
@@ -432,142 +300,23 @@ impl Shared {
 
 fn hand_over_to_driver(mut state: Guard<'_>) -> Guard<'_> {
     state.turn = Turn::Driver;
-    if let Some(driver) = &state.driver {
-        driver.unpark();
-    }
+    state.wake = state.driver.clone().map(Wake::Unpark);
     state
+}
+
+/// Gives the mutex back, and only then wakes whoever has got the turn: they want the mutex first thing.
+fn unlock(mut state: Guard<'_>) {
+    let wake = state.wake.take();
+    drop(state);
+    match wake {
+        None => {}
+        Some(Wake::Unpark(thread)) => thread.unpark(),
+        Some(Wake::Start(job)) => pool::run(job),
+    }
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "not a text".to_owned())
-}
-
-impl State {
-    pub(super) fn add_thread(
-        &mut self,
-        process: usize,
-        label: &str,
-        background: bool,
-        job: Box<dyn FnOnce() + Send>,
-    ) -> usize {
-        let label: Arc<str> = label.into();
-        let call = Arc::new(Call {
-            process: self.processes[process].name.clone(),
-            thread: label.clone(),
-            op: Op::Start,
-            dir: "".into(),
-            name: String::new(),
-            to: None,
-        });
-        let thread = self.threads.len();
-        self.threads.push(Thread {
-            process,
-            label,
-            background,
-            status: Status::Start(job),
-            call,
-            os: None,
-        });
-        self.alive.push(thread);
-        thread
-    }
-
-    fn end_thread(&mut self, thread: usize, ending: Ending) {
-        self.threads[thread].status = Status::Ended(ending);
-        self.threads[thread].os = None;
-        self.alive.retain(|&other| other != thread);
-    }
-
-    fn is_over(&mut self, run: &Run) -> Option<Stop> {
-        let ended = |&thread: &usize| matches!(self.threads[thread].status, Status::Ended(_));
-        let goals_reached = run.goals.iter().all(ended) && !run.goals.is_empty();
-        let runs = |&thread: &usize| run.processes.contains(&self.threads[thread].process);
-        if let Some(text) = self.background_panic.take() {
-            Some(Stop::Background(text))
-        } else if goals_reached || !self.alive.iter().any(runs) {
-            Some(Stop::Finished)
-        } else if run.steps == 0 {
-            Some(Stop::Steps)
-        } else {
-            None
-        }
-    }
-
-    fn can_run(&self, thread: usize) -> bool {
-        match &self.threads[thread].status {
-            Status::Start(_) | Status::Parked { .. } => true,
-            Status::Blocked(Block::Signal(signal, deadline)) => {
-                signal.is_set() || deadline.is_some_and(|deadline| deadline <= self.clock.now())
-            }
-            Status::Blocked(Block::Lock(ino)) => !self.locks.contains_key(ino),
-            Status::Running | Status::Ended(_) => false,
-        }
-    }
-
-    fn find_runnable(&self, run: &mut Run) {
-        run.options.clear();
-        let runs = |thread: &usize| {
-            run.processes.contains(&self.threads[*thread].process) && self.can_run(*thread)
-        };
-        run.options.extend(self.alive.iter().copied().filter(runs));
-    }
-
-    /// Moves the clock to the first deadline of somebody in these processes; `false` if there is none.
-    fn jump(&mut self, processes: &[usize]) -> bool {
-        let deadline = |&thread: &usize| match &self.threads[thread] {
-            Thread {
-                process,
-                status: Status::Blocked(Block::Signal(_, deadline)),
-                ..
-            } if processes.contains(process) => *deadline,
-            _ => None,
-        };
-        let Some(deadline) = self.alive.iter().filter_map(deadline).min() else {
-            return false;
-        };
-        self.clock.pass_until(deadline);
-        true
-    }
-
-    /// The thread that ran last goes on, but not for ever.
-    fn fair(&self, options: &[usize]) -> usize {
-        if self.streak < QUANTUM && options.contains(&self.last) {
-            return self.last;
-        }
-        options
-            .iter()
-            .copied()
-            .find(|&thread| thread > self.last)
-            .unwrap_or(options[0])
-    }
-
-    fn runnable(&self, thread: usize) -> Runnable {
-        let resumes = matches!(self.threads[thread].status, Status::Blocked(_));
-        Runnable {
-            thread,
-            call: self.threads[thread].call.clone(),
-            resumes,
-            ran_last: self.last == thread,
-        }
-    }
-
-    /// Who is where, one line for each thread that has not ended.
-    pub(super) fn report(&self) -> String {
-        let mut text = format!("at {:.6} s:\n", self.clock.now().as_secs_f64());
-        for &thread in &self.alive {
-            let thread = &self.threads[thread];
-            let where_it_is = match &thread.status {
-                Status::Start(_) | Status::Parked { .. } => "before".to_owned(),
-                Status::Blocked(Block::Signal(_, Some(deadline))) => {
-                    format!("until {:.6} s in", deadline.as_secs_f64())
-                }
-                Status::Blocked(_) => "blocked in".to_owned(),
-                Status::Running | Status::Ended(_) => "after".to_owned(),
-            };
-            text.push_str(&format!("  {where_it_is} {}\n", thread.call));
-        }
-        text
-    }
 }
