@@ -66,7 +66,13 @@ macro_rules! words {
 }
 
 words!(Locking, "ways of locking", Auto = "auto", Lease = "lease");
-words!(Durability, "durabilities", None = "none", Data = "data", Full = "full");
+words!(
+    Durability,
+    "durabilities",
+    None = "none",
+    Data = "data",
+    Full = "full"
+);
 
 /// The default lease: 5 s, below the default timeout, so that a waiter outlives a dead guest.
 pub(crate) const LEASE_DEFAULT: Duration = Duration::from_secs(5);
@@ -150,7 +156,11 @@ impl Cache {
     /// another system: absolute, `..`, empty, with `:`, a backslash or control characters, ending in a dot or a space, a
     /// device name of Windows, `.cachelock`, a segment of more than 255 bytes.
     pub fn entry(&self, name: &str) -> Result<Entry> {
-        Ok(Entry { cache: self.clone(), cx: self.cx.clone(), name: EntryName::new(name)? })
+        Ok(Entry {
+            cache: self.clone(),
+            cx: self.cx.clone(),
+            name: EntryName::new(name)?,
+        })
     }
 
     /// Waits for the writer lock and takes it. One lock covers all entries of the cache.
@@ -161,7 +171,9 @@ impl Cache {
     /// [`Permission`](crate::ErrorKind::Permission) also for a read-only one, and what the system says.
     pub fn lock(&self) -> Result<WriteLock> {
         match self.acquire(false, &mut |_| Ok(false))? {
-            Some(hold) => Ok(WriteLock { hold: Arc::new(hold) }),
+            Some(hold) => Ok(WriteLock {
+                hold: Arc::new(hold),
+            }),
             None => unreachable!("nothing satisfies a caller that asks for the lock itself"),
         }
     }
@@ -191,10 +203,19 @@ impl Cache {
     /// # Errors
     /// What the system says.
     pub fn status(&self) -> Result<Option<Status>> {
-        let Some(root) = Root::open_for_reading(&self.cx)? else { return Ok(None) };
-        let Some(control) = root.control_if_there(&self.cx)? else { return Ok(None) };
+        let Some(root) = Root::open_for_reading(&self.cx)? else {
+            return Ok(None);
+        };
+        let Some(control) = root.control_if_there(&self.cx)? else {
+            return Ok(None);
+        };
         let view = lock::view(&control)?;
-        Ok(Some(Status { holder: view.holder, locked: view.gate_held, epoch: view.head, file_system: view.file_system }))
+        Ok(Some(Status {
+            holder: view.holder,
+            locked: view.gate_held,
+            epoch: view.head,
+            file_system: view.file_system,
+        }))
     }
 
     /// Acquires; `None` if `look` was satisfied meanwhile.
@@ -221,7 +242,9 @@ impl Cache {
     /// For a reader that found nothing: opens the path anew, and tells whether it names another directory now.
     pub(crate) fn root_was_replaced(&self, root: &Root) -> Result<bool> {
         let current = Root::open_for_reading(&self.cx)?;
-        let replaced = current.as_ref().is_none_or(|current| current.id() != root.id());
+        let replaced = current
+            .as_ref()
+            .is_none_or(|current| current.id() != root.id());
         if replaced {
             *self.root.lock().unwrap_or_else(PoisonError::into_inner) = current;
         }
@@ -321,7 +344,9 @@ impl CacheBuilder {
     /// directory cannot be had.
     pub fn open(self) -> Result<Cache> {
         let platform = self.platform.unwrap_or_else(cachelock_platform::native);
-        let path = platform.absolute(&self.path).map_err(|error| Error::io("find the directory", &*self.path, error))?;
+        let path = platform
+            .absolute(&self.path)
+            .map_err(|error| Error::io("find the directory", &*self.path, error))?;
         let lease = self.options.lease;
         if lease < LEASE_MIN || lease > LEASE_MAX {
             return Err(Error::limit(
@@ -329,8 +354,15 @@ impl CacheBuilder {
                 format!("a lease of {lease:?} is not between {LEASE_MIN:?} and {LEASE_MAX:?}"),
             ));
         }
-        let cx = Arc::new(Context { platform, path, options: self.options });
-        Ok(Cache { cx, root: Arc::default() })
+        let cx = Arc::new(Context {
+            platform,
+            path,
+            options: self.options,
+        });
+        Ok(Cache {
+            cx,
+            root: Arc::default(),
+        })
     }
 }
 
@@ -363,7 +395,11 @@ impl Entry {
     /// As [`Cache::lock`]; [`NotAFile`](crate::ErrorKind::NotAFile) if something else has the entry's name.
     pub fn refresh(&self) -> Result<Refresh> {
         let early = match self.cx.mutated(Mutation::StateReadEarly) {
-            true => Some(current_record(&self.cx, &*Root::open_for_writing(&self.cx)?, &self.name)?),
+            true => Some(current_record(
+                &self.cx,
+                &*Root::open_for_writing(&self.cx)?,
+                &self.name,
+            )?),
             false => None,
         };
         let mut refresh = self.cache.lock()?.refresh(self)?;
@@ -395,7 +431,10 @@ impl WriteLock {
     /// something else has the entry's name; [`InvalidName`](crate::ErrorKind::InvalidName) for an entry of another cache.
     pub fn refresh(&self, entry: &Entry) -> Result<Refresh> {
         if entry.cx.path != self.hold.control.cx.path {
-            return Err(Error::invalid_name(entry.name(), "it is an entry of another cache than the lock's"));
+            return Err(Error::invalid_name(
+                entry.name(),
+                "it is an entry of another cache than the lock's",
+            ));
         }
         Refresh::begin(entry.clone(), self.hold.clone())
     }
@@ -427,6 +466,9 @@ impl WriteLock {
 
 impl fmt::Debug for WriteLock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WriteLock").field("cache", &self.hold.control.cx.path).field("epoch", &self.epoch()).finish()
+        f.debug_struct("WriteLock")
+            .field("cache", &self.hold.control.cx.path)
+            .field("epoch", &self.epoch())
+            .finish()
     }
 }

@@ -21,7 +21,10 @@ pub(crate) struct Options {
     pub(crate) durability: Durability,
     pub(crate) allow_shared: bool,
     pub(crate) observer: Option<Arc<dyn Observer>>,
-    #[cfg_attr(not(feature = "mutations"), expect(dead_code, reason = "read by test builds only"))]
+    #[cfg_attr(
+        not(feature = "mutations"),
+        expect(dead_code, reason = "read by test builds only")
+    )]
     pub(crate) mutation: Option<Mutation>,
 }
 

@@ -53,11 +53,20 @@ pub(crate) enum Kind {
 pub(crate) fn kind_of(name: &str) -> Kind {
     let epoch = |rest: &str| {
         let digits = rest.get(..20)?;
-        digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
+        digits
+            .bytes()
+            .all(|byte| byte.is_ascii_digit())
+            .then(|| digits.parse().ok())?
     };
     let parsed = if let Some(rest) = name.strip_prefix("claim-") {
-        (rest.len() == 20).then(|| epoch(rest)).flatten().map(Kind::Claim)
-    } else if let Some(rest) = name.strip_prefix("stage-").or_else(|| name.strip_prefix("head-")) {
+        (rest.len() == 20)
+            .then(|| epoch(rest))
+            .flatten()
+            .map(Kind::Claim)
+    } else if let Some(rest) = name
+        .strip_prefix("stage-")
+        .or_else(|| name.strip_prefix("head-"))
+    {
         epoch(rest).map(Kind::Fenced)
     } else if name.starts_with("want-") {
         Some(Kind::Want)
@@ -78,12 +87,23 @@ pub(crate) struct Control {
 
 impl Control {
     /// Opens the control directory of `root` for a writer; creates it if it is missing.
-    pub(crate) fn open_or_create(cx: &Arc<Context>, root: &dyn Dir, root_metadata: &Metadata) -> Result<Self> {
+    pub(crate) fn open_or_create(
+        cx: &Arc<Context>,
+        root: &dyn Dir,
+        root_metadata: &Metadata,
+    ) -> Result<Self> {
         let path = cx.path.join(CONTROL_DIR);
         let dir = open_or_create_dir(root, CONTROL_DIR, root_metadata)
             .map_err(|error| dir_error("open the control directory", path.clone(), error))?;
-        let control = Control { cx: cx.clone(), dir, remote: false };
-        let metadata = control.dir.metadata().map_err(|error| Error::io("look at", path.clone(), error))?;
+        let control = Control {
+            cx: cx.clone(),
+            dir,
+            remote: false,
+        };
+        let metadata = control
+            .dir
+            .metadata()
+            .map_err(|error| Error::io("look at", path.clone(), error))?;
         check_trust(cx, &path, &metadata)?;
         Ok(control)
     }
@@ -97,7 +117,9 @@ impl Control {
         if !self.remote {
             return Ok(self.dir.clone());
         }
-        self.dir.reopen().map_err(|error| Error::io("open", self.path(""), error))
+        self.dir
+            .reopen()
+            .map_err(|error| Error::io("open", self.path(""), error))
     }
 
     /// The highest epoch that ever acquired: the head's length, 0 without a head.
@@ -105,7 +127,10 @@ impl Control {
         match self.stat_fresh(HEAD)? {
             None => Ok(0),
             Some(metadata) if metadata.kind == FileKind::File => Ok(metadata.len),
-            Some(_) => Err(Error::not_a_file(&self.path(HEAD), "is not an ordinary file")),
+            Some(_) => Err(Error::not_a_file(
+                &self.path(HEAD),
+                "is not an ordinary file",
+            )),
         }
     }
 
@@ -118,23 +143,41 @@ impl Control {
     }
 
     fn stat_fresh(&self, name: &str) -> Result<Option<Metadata>> {
-        found(self.fresh()?.stat(name)).map_err(|error| Error::io("look at", self.path(name), error))
+        found(self.fresh()?.stat(name))
+            .map_err(|error| Error::io("look at", self.path(name), error))
     }
 
     /// Opens a file that must be ours; `None` if it does not exist.
-    pub(crate) fn open(&self, name: &str, access: Access) -> Result<Option<(Box<dyn File>, Metadata)>> {
-        let Some(file) = found(self.dir.open(name, access)).map_err(|error| self.open_error(name, error))? else {
+    pub(crate) fn open(
+        &self,
+        name: &str,
+        access: Access,
+    ) -> Result<Option<(Box<dyn File>, Metadata)>> {
+        let Some(file) =
+            found(self.dir.open(name, access)).map_err(|error| self.open_error(name, error))?
+        else {
             return Ok(None);
         };
-        let metadata = file.metadata().map_err(|error| Error::io("look at", self.path(name), error))?;
+        let metadata = file
+            .metadata()
+            .map_err(|error| Error::io("look at", self.path(name), error))?;
         if metadata.kind != FileKind::File {
-            return Err(Error::not_a_file(&self.path(name), "is not an ordinary file"));
+            return Err(Error::not_a_file(
+                &self.path(name),
+                "is not an ordinary file",
+            ));
         }
         if metadata.links > 1 {
-            return Err(Error::not_a_file(&self.path(name), "has a second name (a hard link)"));
+            return Err(Error::not_a_file(
+                &self.path(name),
+                "has a second name (a hard link)",
+            ));
         }
         if let (Owner::Other(user), false) = (metadata.owner, self.cx.options.allow_shared) {
-            return Err(Error::not_a_file(&self.path(name), format!("belongs to the user with the number {user}")));
+            return Err(Error::not_a_file(
+                &self.path(name),
+                format!("belongs to the user with the number {user}"),
+            ));
         }
         Ok(Some((file, metadata)))
     }
@@ -160,7 +203,9 @@ impl Control {
 
     /// Creates `name`, which has a nonce in it and so cannot exist.
     pub(crate) fn create_unique(&self, name: &str) -> Result<Box<dyn File>> {
-        self.dir.open(name, Access::CreateNew(PRIVATE)).map_err(|error| self.create_error(name, error))
+        self.dir
+            .open(name, Access::CreateNew(PRIVATE))
+            .map_err(|error| self.create_error(name, error))
     }
 
     /// "Not found" for a name that is to be created means that the directory is gone.
@@ -174,7 +219,9 @@ impl Control {
 
     /// Reads what is there of a small file, at most `limit` bytes; `None` if it does not exist.
     pub(crate) fn read(&self, name: &str, limit: usize) -> Result<Option<Vec<u8>>> {
-        let Some((file, _)) = self.open(name, Access::Read)? else { return Ok(None) };
+        let Some((file, _)) = self.open(name, Access::Read)? else {
+            return Ok(None);
+        };
         match read_up_to(&*file, limit) {
             Ok(bytes) => Ok(Some(bytes)),
             // A guest opens by name for each call, so the name may have gone in between.
@@ -187,7 +234,8 @@ impl Control {
     pub(crate) fn write(&self, file: &dyn File, name: &str, bytes: &[u8]) -> Result<()> {
         write_all_at(file, bytes, 0).map_err(|error| Error::io("write", self.path(name), error))?;
         if self.remote {
-            file.sync().map_err(|error| Error::io("sync", self.path(name), error))?;
+            file.sync()
+                .map_err(|error| Error::io("sync", self.path(name), error))?;
         }
         Ok(())
     }
@@ -202,7 +250,9 @@ impl Control {
     }
 
     pub(crate) fn list(&self) -> Result<Vec<String>> {
-        self.fresh()?.list().map_err(|error| Error::io("list", self.path(""), error))
+        self.fresh()?
+            .list()
+            .map_err(|error| Error::io("list", self.path(""), error))
     }
 }
 
@@ -217,7 +267,11 @@ pub(crate) fn found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
 
 /// Opens the directory `name` in `parent`, which is created if it is missing: with 0755, but no wider than the cache
 /// directory itself.
-pub(crate) fn open_or_create_dir(parent: &dyn Dir, name: &str, root_metadata: &Metadata) -> io::Result<Arc<dyn Dir>> {
+pub(crate) fn open_or_create_dir(
+    parent: &dyn Dir,
+    name: &str,
+    root_metadata: &Metadata,
+) -> io::Result<Arc<dyn Dir>> {
     loop {
         if let Some(dir) = found(parent.open_dir(name))? {
             return Ok(dir);
@@ -243,11 +297,19 @@ pub(crate) fn check_trust(cx: &Context, path: &std::path::Path, metadata: &Metad
         return Ok(());
     }
     if let Owner::Other(user) = metadata.owner {
-        return Err(Error::untrusted(path, format!("it belongs to the user with the number {user}")));
+        return Err(Error::untrusted(
+            path,
+            format!("it belongs to the user with the number {user}"),
+        ));
     }
     if metadata.shared {
-        let mode = metadata.mode.map_or_else(String::new, |mode| format!(" (mode {mode:04o})"));
-        return Err(Error::untrusted(path, format!("other users may write to it{mode}")));
+        let mode = metadata
+            .mode
+            .map_or_else(String::new, |mode| format!(" (mode {mode:04o})"));
+        return Err(Error::untrusted(
+            path,
+            format!("other users may write to it{mode}"),
+        ));
     }
     Ok(())
 }
@@ -275,7 +337,10 @@ pub(crate) fn write_all_at(file: &dyn File, mut bytes: &[u8], mut offset: u64) -
     while !bytes.is_empty() {
         let written = file.write_at(bytes, offset)?;
         if written == 0 {
-            return Err(io::Error::new(io::ErrorKind::WriteZero, "the file system took no bytes and gave no reason"));
+            return Err(io::Error::new(
+                io::ErrorKind::WriteZero,
+                "the file system took no bytes and gave no reason",
+            ));
         }
         bytes = &bytes[written..];
         offset += written as u64;
@@ -294,7 +359,18 @@ mod tests {
         assert_eq!(kind_of(&next_head(8, 1)), Kind::Fenced(8));
         assert_eq!(kind_of(&stage(9, 1, 2)), Kind::Fenced(9));
         assert_eq!(kind_of(&want(3)), Kind::Want);
-        for name in [GATE, HEAD, TAGS, "claim-", "claim-7", "claim-+0000000000000000007", "head-x", "stage-é", "", "claims"] {
+        for name in [
+            GATE,
+            HEAD,
+            TAGS,
+            "claim-",
+            "claim-7",
+            "claim-+0000000000000000007",
+            "head-x",
+            "stage-é",
+            "",
+            "claims",
+        ] {
             assert_eq!(kind_of(name), Kind::Other, "{name:?}");
         }
         let beyond = format!("claim-{}", "9".repeat(20));

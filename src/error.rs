@@ -114,14 +114,28 @@ enum Repr {
         "timed out after {} waiting for {what} of {}{}; wait longer with a timeout above {}, or see who holds it",
         seconds(*waited), path.display(), held_by(holder.as_ref()), seconds(*budget)
     )]
-    Timeout { path: PathBuf, what: WaitingFor, waited: Duration, budget: Duration, holder: Option<Holder> },
+    Timeout {
+        path: PathBuf,
+        what: WaitingFor,
+        waited: Duration,
+        budget: Duration,
+        holder: Option<Holder>,
+    },
     #[error("cancelled after {} of waiting for {what} of {}", seconds(*waited), path.display())]
-    Cancelled { path: PathBuf, what: WaitingFor, waited: Duration },
+    Cancelled {
+        path: PathBuf,
+        what: WaitingFor,
+        waited: Duration,
+    },
     #[error(
         "the lease on {} (epoch {epoch}) was lost: {reason}; nothing was published and the newer holder's data stands, so read again or refresh again",
         path.display()
     )]
-    LeaseLost { path: PathBuf, epoch: u64, reason: String },
+    LeaseLost {
+        path: PathBuf,
+        epoch: u64,
+        reason: String,
+    },
     #[error("{} is corrupt: {reason}; refresh it to replace it", path.display())]
     Corrupt { path: PathBuf, reason: String },
     #[error("{name:?} cannot be the name of an entry: {reason}")]
@@ -131,7 +145,11 @@ enum Repr {
     #[error("{} {reason}; remove it or choose another place", path.display())]
     NotAFile { path: PathBuf, reason: String },
     #[error("the payload for {} has {written} bytes and not the expected {expected}; the old entry stays", path.display())]
-    LengthMismatch { path: PathBuf, expected: u64, written: u64 },
+    LengthMismatch {
+        path: PathBuf,
+        expected: u64,
+        written: u64,
+    },
     #[error("{} was published, but its directory could not be synced, so a power loss may undo it: {source}", path.display())]
     NotDurable { path: PathBuf, source: io::Error },
     #[error("{}: {reason}", path.display())]
@@ -139,7 +157,11 @@ enum Repr {
     #[error("the refresh of {} failed before ({reason}) and cannot go on; begin it again", path.display())]
     Poisoned { path: PathBuf, reason: String },
     #[error("cannot {action} {}: {source}{}", path.display(), hint(source))]
-    Io { action: &'static str, path: PathBuf, source: io::Error },
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
 }
 
 /// A duration as people read it: `1.50 s`.
@@ -157,7 +179,9 @@ fn hint(source: &io::Error) -> &'static str {
         io::ErrorKind::QuotaExceeded => "; free some of your quota and try again",
         io::ErrorKind::ReadOnlyFilesystem => "; a read-only cache can be read but not refreshed",
         io::ErrorKind::PermissionDenied => "; check who owns it and its mode",
-        io::ErrorKind::CrossesDevices => "; the entry's folder must be on the file system of the cache directory",
+        io::ErrorKind::CrossesDevices => {
+            "; the entry's folder must be on the file system of the cache directory"
+        }
         io::ErrorKind::IsADirectory => "; a directory has the name of the entry",
         io::ErrorKind::NotADirectory => "; a file has the name of a folder on the way",
         _ if is_out_of_descriptors(source) => "; close some files or raise the limit of open files",
@@ -178,52 +202,107 @@ impl Error {
         budget: Duration,
         holder: Option<Holder>,
     ) -> Self {
-        Repr::Timeout { path: path.into(), what, waited, budget, holder }.into()
+        Repr::Timeout {
+            path: path.into(),
+            what,
+            waited,
+            budget,
+            holder,
+        }
+        .into()
     }
 
     pub(crate) fn cancelled(path: &Path, what: WaitingFor, waited: Duration) -> Self {
-        Repr::Cancelled { path: path.into(), what, waited }.into()
+        Repr::Cancelled {
+            path: path.into(),
+            what,
+            waited,
+        }
+        .into()
     }
 
     pub(crate) fn lease_lost(path: &Path, epoch: u64, reason: impl Into<String>) -> Self {
-        Repr::LeaseLost { path: path.into(), epoch, reason: reason.into() }.into()
+        Repr::LeaseLost {
+            path: path.into(),
+            epoch,
+            reason: reason.into(),
+        }
+        .into()
     }
 
     pub(crate) fn corrupt(path: &Path, reason: impl Into<String>) -> Self {
-        Repr::Corrupt { path: path.into(), reason: reason.into() }.into()
+        Repr::Corrupt {
+            path: path.into(),
+            reason: reason.into(),
+        }
+        .into()
     }
 
     pub(crate) fn invalid_name(name: &str, reason: impl Into<String>) -> Self {
-        Repr::InvalidName { name: name.into(), reason: reason.into() }.into()
+        Repr::InvalidName {
+            name: name.into(),
+            reason: reason.into(),
+        }
+        .into()
     }
 
     pub(crate) fn untrusted(path: &Path, reason: impl Into<String>) -> Self {
-        Repr::Untrusted { path: path.into(), reason: reason.into() }.into()
+        Repr::Untrusted {
+            path: path.into(),
+            reason: reason.into(),
+        }
+        .into()
     }
 
     pub(crate) fn not_a_file(path: &Path, reason: impl Into<String>) -> Self {
-        Repr::NotAFile { path: path.into(), reason: reason.into() }.into()
+        Repr::NotAFile {
+            path: path.into(),
+            reason: reason.into(),
+        }
+        .into()
     }
 
     pub(crate) fn length_mismatch(path: &Path, expected: u64, written: u64) -> Self {
-        Repr::LengthMismatch { path: path.into(), expected, written }.into()
+        Repr::LengthMismatch {
+            path: path.into(),
+            expected,
+            written,
+        }
+        .into()
     }
 
     pub(crate) fn not_durable(path: &Path, source: io::Error) -> Self {
-        Repr::NotDurable { path: path.into(), source }.into()
+        Repr::NotDurable {
+            path: path.into(),
+            source,
+        }
+        .into()
     }
 
     pub(crate) fn limit(path: &Path, reason: impl Into<String>) -> Self {
-        Repr::Limit { path: path.into(), reason: reason.into() }.into()
+        Repr::Limit {
+            path: path.into(),
+            reason: reason.into(),
+        }
+        .into()
     }
 
     pub(crate) fn poisoned(path: &Path, reason: impl Into<String>) -> Self {
-        Repr::Poisoned { path: path.into(), reason: reason.into() }.into()
+        Repr::Poisoned {
+            path: path.into(),
+            reason: reason.into(),
+        }
+        .into()
     }
 
     /// `action` completes "cannot ...": `open`, `create`, `rename the stage to`.
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
-        Repr::Io { action, path: path.into(), source }.into()
+        Repr::Io {
+            action,
+            path: path.into(),
+            source,
+        }
+        .into()
     }
 
     /// What kind of error it is.
@@ -242,7 +321,9 @@ impl Error {
             Repr::Limit { .. } => ErrorKind::Limit,
             Repr::Poisoned { .. } => ErrorKind::Poisoned,
             Repr::Io { source, .. } => match source.kind() {
-                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ErrorKind::Permission,
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                    ErrorKind::Permission
+                }
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::StorageFull,
                 io::ErrorKind::Unsupported => ErrorKind::NoLock,
                 _ => ErrorKind::Io,

@@ -33,11 +33,15 @@ impl Policy {
     /// Fresh for this long after it was last known to be right. An entry from the future is old: a clock was set back.
     #[must_use]
     pub fn fresh_for(duration: Duration) -> Self {
-        Policy { fresh_for: Some(duration) }
+        Policy {
+            fresh_for: Some(duration),
+        }
     }
 
     fn is_fresh(&self, checked: SystemTime, now: SystemTime) -> bool {
-        let Some(fresh_for) = self.fresh_for else { return true };
+        let Some(fresh_for) = self.fresh_for else {
+            return true;
+        };
         now.duration_since(checked).is_ok_and(|age| age < fresh_for)
     }
 }
@@ -122,7 +126,11 @@ impl Entry {
             let found = self.look_or_missing()?;
             let refreshed = Seen::of(&found) != seen;
             // What somebody published while this caller waited is as fresh as what it would fetch itself.
-            let begun = if refreshed { self.if_fresh(&Policy::any_age(), found) } else { fresh(found) };
+            let begun = if refreshed {
+                self.if_fresh(&Policy::any_age(), found)
+            } else {
+                fresh(found)
+            };
             Ok(satisfied.replace(begun).is_some() || satisfied.borrow().is_some())
         })?;
         match (hold, satisfied.into_inner()) {
@@ -164,7 +172,11 @@ impl Entry {
         produce: impl FnOnce(&mut Refresh) -> Result<(), E>,
     ) -> Result<Option<Snapshot>, GetError<E>> {
         match self.begin(policy)? {
-            Begun::Fresh(stream) => Ok(Some(stream.into_snapshot().map_err(|error| Error::io("read", self.path(), error))?)),
+            Begun::Fresh(stream) => Ok(Some(
+                stream
+                    .into_snapshot()
+                    .map_err(|error| Error::io("read", self.path(), error))?,
+            )),
             Begun::Absent => Ok(None),
             Begun::Refresh(mut refresh) => {
                 produce(&mut refresh).map_err(GetError::Produce)?;
@@ -185,10 +197,12 @@ impl Entry {
         let now = self.cx.platform.wall();
         match found {
             Found::Missing => None,
-            Found::Absent { checked, valid_for } => {
-                Policy::fresh_for(valid_for).is_fresh(checked, now).then_some(Begun::Absent)
-            }
-            Found::Value(stream) => policy.is_fresh(stream.meta().checked, now).then_some(Begun::Fresh(stream)),
+            Found::Absent { checked, valid_for } => Policy::fresh_for(valid_for)
+                .is_fresh(checked, now)
+                .then_some(Begun::Absent),
+            Found::Value(stream) => policy
+                .is_fresh(stream.meta().checked, now)
+                .then_some(Begun::Fresh(stream)),
         }
     }
 }

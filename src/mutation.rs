@@ -4,7 +4,10 @@
 //! with the rules as they are the trace passes, with this one defect it fails. The cargo feature `mutations` turns the
 //! switch on; without it [`Context::mutated`](crate::context::Context::mutated) is `false` at compile time.
 
-#![cfg_attr(not(feature = "mutations"), expect(unreachable_pub, reason = "public in test builds only"))]
+#![cfg_attr(
+    not(feature = "mutations"),
+    expect(unreachable_pub, reason = "public in test builds only")
+)]
 
 /// One change to the rules, named as in `docs/architecture.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -18,7 +18,9 @@ const NAME_MAX: usize = 1024;
 
 /// Names that Windows gives to devices in every directory, whatever extension follows. The superscript digits are
 /// digits to it.
-const DEVICES: [&str; 8] = ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$", "CLOCK$", "KEYBD$"];
+const DEVICES: [&str; 8] = [
+    "CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$", "CLOCK$", "KEYBD$",
+];
 const NUMBERED_DEVICES: [&str; 2] = ["COM", "LPT"];
 
 /// A validated name.
@@ -39,7 +41,11 @@ impl EntryName {
 
     /// The folders on the way.
     pub(crate) fn folders(&self) -> impl Iterator<Item = &str> {
-        self.0.rsplit_once('/').map(|(folders, _)| folders.split('/')).into_iter().flatten()
+        self.0
+            .rsplit_once('/')
+            .map(|(folders, _)| folders.split('/'))
+            .into_iter()
+            .flatten()
     }
 
     /// The last segment.
@@ -69,11 +75,16 @@ fn check(name: &str) -> Result<(), String> {
     }
     for character in name.chars() {
         match character {
-            '\\' => return Err("it holds a backslash, which is a separator on Windows; use `/`".into()),
+            '\\' => {
+                return Err("it holds a backslash, which is a separator on Windows; use `/`".into());
+            }
             ':' => return Err("it holds a colon, which names a drive or stream on Windows".into()),
             '\0' => return Err("it holds a NUL".into()),
             _ if character.is_control() => {
-                return Err(format!("it holds the control character U+{:04X}", u32::from(character)));
+                return Err(format!(
+                    "it holds the control character U+{:04X}",
+                    u32::from(character)
+                ));
             }
             _ => {}
         }
@@ -89,10 +100,15 @@ fn check_segment(segment: &str) -> Result<(), String> {
         return Err(format!("the segment {segment:?} would leave its place"));
     }
     if segment.len() > SEGMENT_MAX {
-        return Err(format!("a segment of it has {} bytes, more than {SEGMENT_MAX}", segment.len()));
+        return Err(format!(
+            "a segment of it has {} bytes, more than {SEGMENT_MAX}",
+            segment.len()
+        ));
     }
     if segment.ends_with(['.', ' ']) {
-        return Err(format!("the segment {segment:?} ends in a dot or a space, which Windows drops"));
+        return Err(format!(
+            "the segment {segment:?} ends in a dot or a space, which Windows drops"
+        ));
     }
     if segment.eq_ignore_ascii_case(CONTROL_DIR) {
         return Err(format!("{CONTROL_DIR:?} is the cache's own directory"));
@@ -105,7 +121,12 @@ fn check_segment(segment: &str) -> Result<(), String> {
 
 fn is_device(segment: &str) -> bool {
     // Windows looks at what stands before the first dot, less trailing spaces: `COM1 .txt` is the port, too.
-    let stem = segment.split('.').next().unwrap_or_default().trim_end_matches(' ').to_uppercase();
+    let stem = segment
+        .split('.')
+        .next()
+        .unwrap_or_default()
+        .trim_end_matches(' ')
+        .to_uppercase();
     let numbered = NUMBERED_DEVICES.iter().any(|device| {
         stem.strip_prefix(device).is_some_and(|rest| {
             let mut digits = rest.chars();
@@ -121,8 +142,20 @@ mod tests {
 
     #[test]
     fn plain_relative_names_are_taken_as_they_are() {
-        for name in ["x", "metadata.json", "a/b/c.bin", ".hidden", "com10", "console", "über/größe", "a b", "..x", "x~1"] {
-            let entry = EntryName::new(name).unwrap_or_else(|error| panic!("{name:?} is a good name: {error}"));
+        for name in [
+            "x",
+            "metadata.json",
+            "a/b/c.bin",
+            ".hidden",
+            "com10",
+            "console",
+            "über/größe",
+            "a b",
+            "..x",
+            "x~1",
+        ] {
+            let entry = EntryName::new(name)
+                .unwrap_or_else(|error| panic!("{name:?} is a good name: {error}"));
             assert_eq!(entry.as_str(), name);
         }
         let nested = EntryName::new("a/b/c").unwrap();
@@ -136,12 +169,47 @@ mod tests {
         let long = "x".repeat(256);
         let longer = "x/".repeat(600) + "x";
         for name in [
-            "", "/", "/x", "x/", "a//b", ".", "..", "../x", "a/../b", "a/./b", "a\\b", "c:x", "a\0b", "a\nb", "\u{85}",
-            "x.", "x ", "a./b", "a /b", ".cachelock", ".CacheLock/x", "a/.cachelock/b", "CON", "nul.txt", "COM1", "COM1 ",
-            "com1 .txt", "COM¹", "lpt9.x.y", "COM0", "aux/x", "conin$", &long, &longer,
+            "",
+            "/",
+            "/x",
+            "x/",
+            "a//b",
+            ".",
+            "..",
+            "../x",
+            "a/../b",
+            "a/./b",
+            "a\\b",
+            "c:x",
+            "a\0b",
+            "a\nb",
+            "\u{85}",
+            "x.",
+            "x ",
+            "a./b",
+            "a /b",
+            ".cachelock",
+            ".CacheLock/x",
+            "a/.cachelock/b",
+            "CON",
+            "nul.txt",
+            "COM1",
+            "COM1 ",
+            "com1 .txt",
+            "COM¹",
+            "lpt9.x.y",
+            "COM0",
+            "aux/x",
+            "conin$",
+            &long,
+            &longer,
         ] {
             let error = EntryName::new(name).expect_err(name);
-            assert_eq!(error.kind(), crate::ErrorKind::InvalidName, "{name:?}: {error}");
+            assert_eq!(
+                error.kind(),
+                crate::ErrorKind::InvalidName,
+                "{name:?}: {error}"
+            );
         }
     }
 }

@@ -38,7 +38,10 @@ struct Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Failure { error, published: None }
+        Failure {
+            error,
+            published: None,
+        }
     }
 }
 
@@ -52,23 +55,37 @@ pub(crate) fn absent(mut refresh: Refresh, valid_for: Duration) -> Result<Publis
     finish(refresh, published)
 }
 
-fn finish(refresh: Refresh, published: Result<Published, Failure>) -> Result<Published, PublishError> {
+fn finish(
+    refresh: Refresh,
+    published: Result<Published, Failure>,
+) -> Result<Published, PublishError> {
     match published {
         Ok(published) => Ok(published),
         Err(Failure { error, published }) => {
             let hopeless = published.is_some() || error.is_lease_lost();
-            Err(PublishError { error, refresh: (!hopeless).then_some(refresh), published })
+            Err(PublishError {
+                error,
+                refresh: (!hopeless).then_some(refresh),
+                published,
+            })
         }
     }
 }
 
 fn publish_value(parts: &mut Parts<'_>) -> Result<Published, Failure> {
     let cx = &parts.entry.cx;
-    if let Some(expected) = parts.expected_len.filter(|expected| *expected != parts.stage.len()) {
-        return Err(Error::length_mismatch(&parts.entry.path(), expected, parts.stage.len()).into());
+    if let Some(expected) = parts
+        .expected_len
+        .filter(|expected| *expected != parts.stage.len())
+    {
+        return Err(
+            Error::length_mismatch(&parts.entry.path(), expected, parts.stage.len()).into(),
+        );
     }
     let mode = mode_for(parts, Target::Payload)?;
-    let content = parts.stage.seal(syncs_payload(cx.options.durability), mode)?;
+    let content = parts
+        .stage
+        .seal(syncs_payload(cx.options.durability), mode)?;
     let current = current(parts)?;
     if matches!(current.content, Content::Absent { .. }) {
         // The holder that published "absent" may have died before it emptied the payload. A payload that matches
@@ -76,7 +93,13 @@ fn publish_value(parts: &mut Parts<'_>) -> Result<Published, Failure> {
         empty_payload(parts)?;
     }
     let next = next_record(parts, &current, content)?;
-    let doubt = publish_tag(parts, &Tag { previous: current, next: next.clone() })?;
+    let doubt = publish_tag(
+        parts,
+        &Tag {
+            previous: current,
+            next: next.clone(),
+        },
+    )?;
     let stage = &mut *parts.stage;
     rename(parts.entry, stage, Target::Payload)?;
     done(parts, &next, doubt)
@@ -86,7 +109,13 @@ fn publish_absent(parts: &mut Parts<'_>, valid_for: Duration) -> Result<Publishe
     let current = current(parts)?;
     let mut next = next_record(parts, &current, Content::Absent { valid_for })?;
     next.validators = Validators::new();
-    let doubt = publish_tag(parts, &Tag { previous: current, next: next.clone() })?;
+    let doubt = publish_tag(
+        parts,
+        &Tag {
+            previous: current,
+            next: next.clone(),
+        },
+    )?;
     if parts.entry.cx.mutated(Mutation::RemoveByUnlink) {
         if let Some(folder) = parts.hold.root.folder(&parts.entry.cx, &parts.entry.name)? {
             let _ = folder.unlink(parts.entry.name.file());
@@ -106,7 +135,12 @@ fn current(parts: &Parts<'_>) -> Result<Record> {
 }
 
 fn next_record(parts: &Parts<'_>, current: &Record, content: Content) -> Result<Record> {
-    let exhausted = || Error::limit(&parts.entry.path(), "its generations are used up; remove it and its tag");
+    let exhausted = || {
+        Error::limit(
+            &parts.entry.path(),
+            "its generations are used up; remove it and its tag",
+        )
+    };
     let now = parts.entry.cx.platform.wall();
     Ok(Record {
         content,
@@ -122,13 +156,19 @@ fn next_record(parts: &Parts<'_>, current: &Record, content: Content) -> Result<
 fn empty_payload(parts: &Parts<'_>) -> Result<()> {
     let cx = &parts.entry.cx;
     let name = &parts.entry.name;
-    let Some(folder) = parts.hold.root.folder(cx, name)? else { return Ok(()) };
-    let there = found(folder.stat(name.file())).map_err(|error| Error::io("look at", parts.entry.path(), error))?;
+    let Some(folder) = parts.hold.root.folder(cx, name)? else {
+        return Ok(());
+    };
+    let there = found(folder.stat(name.file()))
+        .map_err(|error| Error::io("look at", parts.entry.path(), error))?;
     if there.is_none_or(|metadata| metadata.len == 0) {
         return Ok(());
     }
     let mut stage = Stage::create(parts.stage.hold())?;
-    stage.seal(syncs_payload(cx.options.durability), mode_for(parts, Target::Payload)?)?;
+    stage.seal(
+        syncs_payload(cx.options.durability),
+        mode_for(parts, Target::Payload)?,
+    )?;
     rename(parts.entry, &mut stage, Target::Payload)
 }
 
@@ -139,7 +179,11 @@ fn publish_tag(parts: &Parts<'_>, tag: &Tag) -> Result<Option<io::Error>> {
     stage.write(&tag.encode())?;
     stage.seal(full, mode_for(parts, Target::Tag)?)?;
     rename(parts.entry, &mut stage, Target::Tag)?;
-    if full { Ok(sync_dir(&*folder_of(parts.entry, parts.hold, Target::Tag)?)) } else { Ok(None) }
+    if full {
+        Ok(sync_dir(&*folder_of(parts.entry, parts.hold, Target::Tag)?))
+    } else {
+        Ok(None)
+    }
 }
 
 fn done(parts: &Parts<'_>, next: &Record, doubt: Option<io::Error>) -> Result<Published, Failure> {
@@ -148,7 +192,11 @@ fn done(parts: &Parts<'_>, next: &Record, doubt: Option<io::Error>) -> Result<Pu
         Content::Value { len, .. } => len,
         _ => 0,
     };
-    let published = Published { generation: next.generation, len, written: next.written };
+    let published = Published {
+        generation: next.generation,
+        len,
+        written: next.written,
+    };
     cx.emit(&Event {
         entry: Some(parts.entry.name.as_str()),
         backend: Some(parts.hold.backend()),
@@ -159,21 +207,25 @@ fn done(parts: &Parts<'_>, next: &Record, doubt: Option<io::Error>) -> Result<Pu
     });
     let doubt = match doubt {
         None if cx.options.durability == Durability::Full => {
-            folder_of(parts.entry, parts.hold, Target::Payload).map_or_else(|error| Some(io::Error::other(error)), |dir| sync_dir(&*dir))
+            folder_of(parts.entry, parts.hold, Target::Payload)
+                .map_or_else(|error| Some(io::Error::other(error)), |dir| sync_dir(&*dir))
         }
         doubt => doubt,
     };
     match doubt {
         None => Ok(published),
-        Some(source) => {
-            Err(Failure { error: Error::not_durable(&parts.entry.path(), source), published: Some(published) })
-        }
+        Some(source) => Err(Failure {
+            error: Error::not_durable(&parts.entry.path(), source),
+            published: Some(published),
+        }),
     }
 }
 
 /// Where directories cannot be synced at all, durability is as good as it gets there.
 fn sync_dir(dir: &dyn Dir) -> Option<io::Error> {
-    dir.sync().err().filter(|error| error.kind() != io::ErrorKind::Unsupported)
+    dir.sync()
+        .err()
+        .filter(|error| error.kind() != io::ErrorKind::Unsupported)
 }
 
 /// The two places that a stage is renamed to.
@@ -183,9 +235,15 @@ enum Target {
     Payload,
 }
 
-fn folder_of(entry: &crate::cache::Entry, hold: &crate::lock::Hold, target: Target) -> Result<std::sync::Arc<dyn Dir>> {
+fn folder_of(
+    entry: &crate::cache::Entry,
+    hold: &crate::lock::Hold,
+    target: Target,
+) -> Result<std::sync::Arc<dyn Dir>> {
     match target {
-        Target::Tag => hold.root.tag_folder_or_create(&entry.cx, &hold.control, &entry.name),
+        Target::Tag => hold
+            .root
+            .tag_folder_or_create(&entry.cx, &hold.control, &entry.name),
         Target::Payload => hold.root.folder_or_create(&entry.cx, &entry.name),
     }
 }
@@ -201,7 +259,9 @@ fn mode_for(parts: &Parts<'_>, target: Target) -> Result<Option<u32>> {
     };
     let replaced = folder.and_then(|folder| folder.stat(name.file()).ok());
     // Special bits are for programs, not for data.
-    let of_file = replaced.and_then(|metadata| metadata.mode).map(|mode| mode & 0o777);
+    let of_file = replaced
+        .and_then(|metadata| metadata.mode)
+        .map(|mode| mode & 0o777);
     Ok(of_file.or_else(|| cx.platform.default_mode()))
 }
 
@@ -217,7 +277,11 @@ fn rename(entry: &crate::cache::Entry, stage: &mut Stage, target: Target) -> Res
     let mut made_folders = false;
     loop {
         let folder = folder_of(entry, &hold, target)?;
-        let error = match hold.control.dir.rename(stage.name(), &*folder, entry.name.file()) {
+        let error = match hold
+            .control
+            .dir
+            .rename(stage.name(), &*folder, entry.name.file())
+        {
             Ok(()) => {
                 stage.renamed();
                 return Ok(());
@@ -228,7 +292,10 @@ fn rename(entry: &crate::cache::Entry, stage: &mut Stage, target: Target) -> Res
             io::ErrorKind::NotFound => {
                 if !hold.control.exists(stage.name())? {
                     stage.renamed();
-                    let reason = hold.lease.overtaken_by()?.unwrap_or_else(|| "its stage was removed".into());
+                    let reason = hold
+                        .lease
+                        .overtaken_by()?
+                        .unwrap_or_else(|| "its stage was removed".into());
                     return Err(hold.lease.lose(reason));
                 }
                 // The folder was removed between opening it and now. Once is bad luck, twice is somebody at work.
@@ -238,17 +305,27 @@ fn rename(entry: &crate::cache::Entry, stage: &mut Stage, target: Target) -> Res
             }
             _ if cx.platform.is_busy(&error) => {
                 let left = hold.budget_left;
-                let waiter = waiter.get_or_insert_with(|| Waiter::for_retries(cx, left, &hold.cancel));
+                let waiter =
+                    waiter.get_or_insert_with(|| Waiter::for_retries(cx, left, &hold.cancel));
                 waiter.waits_for(WaitingFor::Replace);
                 waiter.pause(waiter.now() + RETRY)?;
             }
-            io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory if target == Target::Payload => {
+            io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory
+                if target == Target::Payload =>
+            {
                 return Err(not_a_payload(&*folder, cx, &entry.name)
                     .unwrap_or_else(|| Error::io("rename a stage to", path, error)));
             }
             io::ErrorKind::CrossesDevices => {
-                let reason = format!("{} and {}", hold.control.path(stage.name()).display(), path.display());
-                let source = io::Error::new(error.kind(), format!("they are on two file systems: {reason}"));
+                let reason = format!(
+                    "{} and {}",
+                    hold.control.path(stage.name()).display(),
+                    path.display()
+                );
+                let source = io::Error::new(
+                    error.kind(),
+                    format!("they are on two file systems: {reason}"),
+                );
                 return Err(Error::io("rename a stage to", path, source));
             }
             _ => return Err(Error::io("rename a stage to", path, error)),

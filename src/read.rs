@@ -131,7 +131,10 @@ impl Stream {
             Source::Memory(bytes) => std::mem::take(bytes),
             Source::File(file) => read_whole(&**file, self.meta.len)?,
         };
-        Ok(Snapshot { bytes: bytes.into(), meta: Arc::new(self.meta) })
+        Ok(Snapshot {
+            bytes: bytes.into(),
+            meta: Arc::new(self.meta),
+        })
     }
 }
 
@@ -157,7 +160,11 @@ impl Read for Stream {
 
 impl std::fmt::Debug for Stream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Stream").field("path", &self.path).field("at", &self.at).field("meta", &self.meta).finish()
+        f.debug_struct("Stream")
+            .field("path", &self.path)
+            .field("at", &self.at)
+            .field("meta", &self.meta)
+            .finish()
     }
 }
 
@@ -166,7 +173,10 @@ impl std::fmt::Debug for Stream {
 pub(crate) enum Found<P> {
     Missing,
     /// Known not to exist at its source: since when, and for how long that is to be believed.
-    Absent { checked: SystemTime, valid_for: Duration },
+    Absent {
+        checked: SystemTime,
+        valid_for: Duration,
+    },
     Value(P),
 }
 
@@ -202,12 +212,29 @@ impl Intake for Whole {
     fn take(payload: Payload) -> io::Result<(Content, Self)> {
         let Payload { file, metadata } = payload;
         let bytes = read_whole(&*file, metadata.len)?;
-        let content = Content::Value { len: bytes.len() as u64, hash: xxh3_128(&bytes) };
-        Ok((content, Whole { bytes, file, metadata }))
+        let content = Content::Value {
+            len: bytes.len() as u64,
+            hash: xxh3_128(&bytes),
+        };
+        Ok((
+            content,
+            Whole {
+                bytes,
+                file,
+                metadata,
+            },
+        ))
     }
 
     fn finish(self, meta: Meta, _: std::path::PathBuf) -> Self::Output {
-        (Snapshot { bytes: self.bytes.into(), meta: Arc::new(meta) }, self.file, self.metadata)
+        (
+            Snapshot {
+                bytes: self.bytes.into(),
+                meta: Arc::new(meta),
+            },
+            self.file,
+            self.metadata,
+        )
     }
 }
 
@@ -217,14 +244,22 @@ impl Intake for Source {
     fn take(payload: Payload) -> io::Result<(Content, Self)> {
         if payload.metadata.len <= PIECE as u64 {
             let bytes = read_whole(&*payload.file, payload.metadata.len)?;
-            let content = Content::Value { len: bytes.len() as u64, hash: xxh3_128(&bytes) };
+            let content = Content::Value {
+                len: bytes.len() as u64,
+                hash: xxh3_128(&bytes),
+            };
             return Ok((content, Source::Memory(bytes)));
         }
         Ok((payload.hash()?, Source::File(payload.file)))
     }
 
     fn finish(self, meta: Meta, path: std::path::PathBuf) -> Stream {
-        Stream { source: self, at: 0, meta, path }
+        Stream {
+            source: self,
+            at: 0,
+            meta,
+            path,
+        }
     }
 }
 
@@ -233,7 +268,9 @@ fn read_whole(file: &dyn File, len: u64) -> io::Result<Vec<u8>> {
     let expected = usize::try_from(len).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
     let mut bytes = Vec::new();
     // One byte more, so that the end shows in the same call. A sparse file may claim any length: no abort for that.
-    bytes.try_reserve_exact(expected.saturating_add(1)).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+    bytes
+        .try_reserve_exact(expected.saturating_add(1))
+        .map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
     bytes.resize(expected + 1, 0);
     let mut at = 0;
     loop {
@@ -259,7 +296,10 @@ fn look<I: Intake>(entry: &Entry) -> Result<Look<I::Output>> {
     let mut last: Option<Version> = None;
     loop {
         let Some(root) = entry.cache.root()? else {
-            return Ok(Look { found: Found::Missing, tag: FoundTag::default() });
+            return Ok(Look {
+                found: Found::Missing,
+                tag: FoundTag::default(),
+            });
         };
         let (looked, version) = look_once::<I>(entry, &root)?;
         match looked {
@@ -288,18 +328,26 @@ type Looked<P> = (Result<Look<P>, String>, Version);
 fn look_once<I: Intake>(entry: &Entry, root: &Root) -> Result<Looked<I::Output>> {
     let cx = &entry.cx;
     let path = || entry.path();
-    let read_tag =
-        || FoundTag::read(root, &entry.name).map_err(|error| Error::io("read the tag of", path(), error));
+    let read_tag = || {
+        FoundTag::read(root, &entry.name)
+            .map_err(|error| Error::io("read the tag of", path(), error))
+    };
     let late = cx.mutated(Mutation::TagReadLate);
     let payload = Payload::open(cx, root, &entry.name)?;
     let tag = if late { None } else { Some(read_tag()?) };
     let metadata = payload.as_ref().map(|payload| payload.metadata);
-    let taken = payload.map(I::take).transpose().map_err(|error| Error::io("read", path(), error))?;
+    let taken = payload
+        .map(I::take)
+        .transpose()
+        .map_err(|error| Error::io("read", path(), error))?;
     let tag = match tag {
         Some(tag) => tag,
         None => read_tag()?,
     };
-    let version = (metadata.map(|metadata| (metadata.id, metadata.len, metadata.modified)), tag.bytes.clone());
+    let version = (
+        metadata.map(|metadata| (metadata.id, metadata.len, metadata.modified)),
+        tag.bytes.clone(),
+    );
 
     let content = taken.as_ref().map(|(content, _)| *content);
     let outcome = match (&tag.state, content) {
@@ -316,7 +364,14 @@ fn look_once<I: Intake>(entry: &Entry, root: &Root) -> Result<Looked<I::Output>>
         Err(reason) => return Ok((Err(reason), version)),
     };
     let found = match (record, taken) {
-        (Some(Record { content: Content::Absent { valid_for }, checked, .. }), _) => Found::Absent { checked, valid_for },
+        (
+            Some(Record {
+                content: Content::Absent { valid_for },
+                checked,
+                ..
+            }),
+            _,
+        ) => Found::Absent { checked, valid_for },
         (_, None) => Found::Missing,
         (record, Some((content, intake))) => {
             let meta = meta(content, record, &tag.state, metadata);
@@ -326,7 +381,12 @@ fn look_once<I: Intake>(entry: &Entry, root: &Root) -> Result<Looked<I::Output>>
     Ok((Ok(Look { found, tag }), version))
 }
 
-fn meta(content: Content, record: Option<Record>, tag: &TagState, metadata: Option<Metadata>) -> Meta {
+fn meta(
+    content: Content,
+    record: Option<Record>,
+    tag: &TagState,
+    metadata: Option<Metadata>,
+) -> Meta {
     let (len, hash) = match content {
         Content::Value { len, hash } => (len, hash),
         _ => (0, 0),
@@ -366,7 +426,10 @@ impl Entry {
     /// [`Corrupt`](crate::ErrorKind::Corrupt) if the payload is not what its tag says;
     /// [`NotAFile`](crate::ErrorKind::NotAFile) if something else has the name; what the system says.
     pub fn read(&self) -> Result<Option<Snapshot>> {
-        Ok(look::<Whole>(self)?.found.value().map(|(snapshot, ..)| snapshot))
+        Ok(look::<Whole>(self)?
+            .found
+            .value()
+            .map(|(snapshot, ..)| snapshot))
     }
 
     /// Opens the payload for reading in pieces, with constant memory. It is read twice: hashed and compared now, and then by
@@ -385,7 +448,10 @@ impl Entry {
     /// A reader that remembers what it read last.
     #[must_use]
     pub fn reader(&self) -> Reader {
-        Reader { entry: self.clone(), last: None }
+        Reader {
+            entry: self.clone(),
+            last: None,
+        }
     }
 }
 
@@ -424,7 +490,9 @@ struct Last {
 
 impl std::fmt::Debug for Last {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Last").field("snapshot", &self.snapshot.meta).finish_non_exhaustive()
+        f.debug_struct("Last")
+            .field("snapshot", &self.snapshot.meta)
+            .finish_non_exhaustive()
     }
 }
 
@@ -453,16 +521,30 @@ impl Reader {
     /// Identity, length and time of both files. The tag's, too: a refresh may extend an entry's life without touching its
     /// payload.
     fn is_unchanged(&self, last: &Last) -> Result<bool> {
-        let same = |a: &Metadata, b: &Metadata| (a.id, a.len, a.modified) == (b.id, b.len, b.modified);
+        let same =
+            |a: &Metadata, b: &Metadata| (a.id, a.len, a.modified) == (b.id, b.len, b.modified);
         let entry = &self.entry;
-        let Some(root) = entry.cache.root()? else { return Ok(false) };
-        let Some(folder) = root.folder(&entry.cx, &entry.name)? else { return Ok(false) };
-        if !folder.stat(entry.name.file()).is_ok_and(|now| same(&now, &last.payload)) {
+        let Some(root) = entry.cache.root()? else {
+            return Ok(false);
+        };
+        let Some(folder) = root.folder(&entry.cx, &entry.name)? else {
+            return Ok(false);
+        };
+        if !folder
+            .stat(entry.name.file())
+            .is_ok_and(|now| same(&now, &last.payload))
+        {
             return Ok(false);
         }
-        let Ok(tags) = root.tag_folder(&entry.name, false) else { return Ok(false) };
-        let now = tags.map(|tags| found(tags.stat(entry.name.file()))).transpose();
-        let Ok(now) = now.map(Option::flatten) else { return Ok(false) };
+        let Ok(tags) = root.tag_folder(&entry.name, false) else {
+            return Ok(false);
+        };
+        let now = tags
+            .map(|tags| found(tags.stat(entry.name.file())))
+            .transpose();
+        let Ok(now) = now.map(Option::flatten) else {
+            return Ok(false);
+        };
         Ok(match (&last.tag.pinned, now) {
             (Some((_, before)), Some(now)) => same(before, &now),
             (None, None) => matches!(last.tag.state, TagState::None),
@@ -470,4 +552,3 @@ impl Reader {
         })
     }
 }
-

@@ -88,7 +88,14 @@ impl Refresh {
             return Err(error);
         }
         let stage = Stage::create(&hold)?;
-        Ok(Refresh { stage, entry, expected_len: None, validators: Validators::new(), early: None, hold })
+        Ok(Refresh {
+            stage,
+            entry,
+            expected_len: None,
+            validators: Validators::new(),
+            early: None,
+            hold,
+        })
     }
 
     /// The entry that is refreshed.
@@ -212,7 +219,10 @@ impl Write for Refresh {
 
 impl fmt::Debug for Refresh {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Refresh").field("entry", &self.entry).field("epoch", &self.epoch()).finish_non_exhaustive()
+        f.debug_struct("Refresh")
+            .field("entry", &self.entry)
+            .field("epoch", &self.epoch())
+            .finish_non_exhaustive()
     }
 }
 
@@ -310,7 +320,11 @@ impl Stage {
     pub(crate) fn flush(&mut self) -> Result<()> {
         self.check_usable()?;
         let buffer = std::mem::take(&mut self.buffer);
-        let flushed = if buffer.is_empty() { Ok(()) } else { self.write_through(&buffer) };
+        let flushed = if buffer.is_empty() {
+            Ok(())
+        } else {
+            self.write_through(&buffer)
+        };
         self.buffer = buffer;
         self.buffer.clear();
         flushed
@@ -321,10 +335,13 @@ impl Stage {
         if lease.is_lost() {
             return Err(lease.lose("it was lost before"));
         }
-        if self.hold.beats_itself && self.hold.control.cx.platform.monotonic() >= lease.next_beat() {
+        if self.hold.beats_itself && self.hold.control.cx.platform.monotonic() >= lease.next_beat()
+        {
             lease.beat()?;
         }
-        let Some(file) = &self.file else { return Err(self.fail("write", io::Error::other("the stage is closed"))) };
+        let Some(file) = &self.file else {
+            return Err(self.fail("write", io::Error::other("the stage is closed")));
+        };
         match write_all_at(&**file, bytes, self.written) {
             Ok(()) => {
                 self.hasher.update(bytes);
@@ -332,7 +349,9 @@ impl Stage {
                 Ok(())
             }
             // Where files are opened by name for each write, a fenced stage shows here.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(lease.lose("its stage is gone")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(lease.lose("its stage is gone"))
+            }
             Err(error) => Err(self.fail("write", error)),
         }
     }
@@ -345,14 +364,21 @@ impl Stage {
         self.check_usable()?;
         if let Some(file) = self.file.take() {
             let moded = mode.map_or(Ok(()), |mode| file.set_mode(mode));
-            let sealed = moded.and_then(|()| if sync { file.sync() } else { Ok(()) }).and_then(|()| file.close());
+            let sealed = moded
+                .and_then(|()| if sync { file.sync() } else { Ok(()) })
+                .and_then(|()| file.close());
             match sealed {
                 Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(self.hold.lease.lose("its stage is gone")),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(self.hold.lease.lose("its stage is gone"));
+                }
                 Err(error) => return Err(self.fail("finish", error)),
             }
         }
-        Ok(Content::Value { len: self.written, hash: self.hasher.digest128() })
+        Ok(Content::Value {
+            len: self.written,
+            hash: self.hasher.digest128(),
+        })
     }
 
     /// After the rename: the name is not ours to remove any more.

@@ -23,7 +23,9 @@ pub(crate) struct Root {
 impl Root {
     /// `None` if there is no such directory.
     pub(crate) fn open_for_reading(cx: &Context) -> Result<Option<Arc<Self>>> {
-        match found(cx.platform.open_dir(&cx.path)).map_err(|error| dir_error("open", cx.path.clone(), error))? {
+        match found(cx.platform.open_dir(&cx.path))
+            .map_err(|error| dir_error("open", cx.path.clone(), error))?
+        {
             Some(dir) => Self::new(cx, dir).map(Some),
             None => Ok(None),
         }
@@ -50,19 +52,30 @@ impl Root {
                 }
             }
         }
-        let dir = cx.platform.open_dir(&cx.path).map_err(|error| dir_error("open", cx.path.clone(), error))?;
+        let dir = cx
+            .platform
+            .open_dir(&cx.path)
+            .map_err(|error| dir_error("open", cx.path.clone(), error))?;
         Self::new(cx, dir)
     }
 
     fn new(cx: &Context, dir: Arc<dyn Dir>) -> Result<Arc<Self>> {
-        let metadata = dir.metadata().map_err(|error| Error::io("look at", cx.path.clone(), error))?;
-        Ok(Arc::new(Root { dir, metadata, tags: Mutex::new(None) }))
+        let metadata = dir
+            .metadata()
+            .map_err(|error| Error::io("look at", cx.path.clone(), error))?;
+        Ok(Arc::new(Root {
+            dir,
+            metadata,
+            tags: Mutex::new(None),
+        }))
     }
 
     /// Whether the cache's path still names this directory.
     pub(crate) fn is_current(&self, cx: &Context) -> Result<bool> {
         let look = |error| dir_error("look at", cx.path.clone(), error);
-        let Some(dir) = found(cx.platform.open_dir(&cx.path)).map_err(look)? else { return Ok(false) };
+        let Some(dir) = found(cx.platform.open_dir(&cx.path)).map_err(look)? else {
+            return Ok(false);
+        };
         Ok(dir.metadata().map_err(look)?.id == self.id())
     }
 
@@ -78,8 +91,18 @@ impl Root {
     /// The control directory if there is one: for readers, who change nothing.
     pub(crate) fn control_if_there(&self, cx: &Arc<Context>) -> Result<Option<Control>> {
         let opened = found(self.dir.open_dir(CONTROL_DIR));
-        let dir = opened.map_err(|error| dir_error("open the control directory", cx.path.join(CONTROL_DIR), error))?;
-        Ok(dir.map(|dir| Control { cx: cx.clone(), dir, remote: false }))
+        let dir = opened.map_err(|error| {
+            dir_error(
+                "open the control directory",
+                cx.path.join(CONTROL_DIR),
+                error,
+            )
+        })?;
+        Ok(dir.map(|dir| Control {
+            cx: cx.clone(),
+            dir,
+            remote: false,
+        }))
     }
 
     /// The folder of the entry's payload; `None` if it does not exist.
@@ -103,38 +126,61 @@ impl Root {
         let mut path = cx.path.clone();
         for folder in name.folders() {
             path.push(folder);
-            dir = self.enter(cx, &*dir, folder).map_err(|error| folder_error(name, &path, error))?;
+            dir = self
+                .enter(cx, &*dir, folder)
+                .map_err(|error| folder_error(name, &path, error))?;
             refuse_cache_in_cache(&*dir, name, folder)?;
         }
         Ok(dir)
     }
 
     /// The folder of the entry's tag; `None` if it does not exist. `anew` opens the way to it once more.
-    pub(crate) fn tag_folder(&self, name: &EntryName, anew: bool) -> io::Result<Option<Arc<dyn Dir>>> {
+    pub(crate) fn tag_folder(
+        &self,
+        name: &EntryName,
+        anew: bool,
+    ) -> io::Result<Option<Arc<dyn Dir>>> {
         let cached = || self.tags.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut dir = match cached().clone().filter(|_| !anew) {
+        // Its own statement: the guard must be gone before the other arm locks again.
+        let known = if anew { None } else { cached().clone() };
+        let mut dir = match known {
             Some(tags) => tags,
             None => {
-                let Some(control) = found(self.dir.open_dir(CONTROL_DIR))? else { return Ok(None) };
-                let Some(tags) = found(control.open_dir(TAGS))? else { return Ok(None) };
+                let Some(control) = found(self.dir.open_dir(CONTROL_DIR))? else {
+                    return Ok(None);
+                };
+                let Some(tags) = found(control.open_dir(TAGS))? else {
+                    return Ok(None);
+                };
                 *cached() = Some(tags.clone());
                 tags
             }
         };
         for folder in name.folders() {
-            let Some(opened) = found(dir.open_dir(folder))? else { return Ok(None) };
+            let Some(opened) = found(dir.open_dir(folder))? else {
+                return Ok(None);
+            };
             dir = opened;
         }
         Ok(Some(dir))
     }
 
     /// The folder of the entry's tag, created if it is missing.
-    pub(crate) fn tag_folder_or_create(&self, cx: &Context, control: &Control, name: &EntryName) -> Result<Arc<dyn Dir>> {
+    pub(crate) fn tag_folder_or_create(
+        &self,
+        cx: &Context,
+        control: &Control,
+        name: &EntryName,
+    ) -> Result<Arc<dyn Dir>> {
         let mut path = control.path(TAGS);
-        let mut dir = self.enter(cx, &*control.dir, TAGS).map_err(|error| dir_error("create", path.clone(), error))?;
+        let mut dir = self
+            .enter(cx, &*control.dir, TAGS)
+            .map_err(|error| dir_error("create", path.clone(), error))?;
         for folder in name.folders() {
             path.push(folder);
-            dir = self.enter(cx, &*dir, folder).map_err(|error| dir_error("create", path.clone(), error))?;
+            dir = self
+                .enter(cx, &*dir, folder)
+                .map_err(|error| dir_error("create", path.clone(), error))?;
         }
         Ok(dir)
     }
@@ -153,7 +199,10 @@ impl Root {
 
 fn refuse_cache_in_cache(dir: &dyn Dir, name: &EntryName, folder: &str) -> Result<()> {
     match dir.stat(CONTROL_DIR) {
-        Ok(_) => Err(Error::invalid_name(name.as_str(), format!("its folder {folder:?} is a cache of its own"))),
+        Ok(_) => Err(Error::invalid_name(
+            name.as_str(),
+            format!("its folder {folder:?} is a cache of its own"),
+        )),
         Err(_) => Ok(()),
     }
 }

@@ -18,13 +18,21 @@ pub(crate) struct Inside<'a>(&'a Section);
 
 impl Section {
     pub(crate) fn new(platform: &Arc<dyn Platform>) -> Self {
-        Section { platform: platform.clone(), busy: Mutex::new(false), freed: platform.event() }
+        Section {
+            platform: platform.clone(),
+            busy: Mutex::new(false),
+            freed: platform.event(),
+        }
     }
 
     pub(crate) fn enter(&self) -> Inside<'_> {
-        while std::mem::replace(&mut *self.busy.lock().unwrap_or_else(PoisonError::into_inner), true) {
+        while std::mem::replace(
+            &mut *self.busy.lock().unwrap_or_else(PoisonError::into_inner),
+            true,
+        ) {
             // With a deadline: an event wakes one waiter, and there may be two.
-            self.freed.wait_until(Some(self.platform.monotonic() + Duration::from_millis(5)));
+            self.freed
+                .wait_until(Some(self.platform.monotonic() + Duration::from_millis(5)));
         }
         Inside(self)
     }

@@ -25,14 +25,21 @@ pub(crate) struct Payload {
 impl Payload {
     /// `None` if the entry has no payload.
     pub(crate) fn open(cx: &Context, root: &Root, name: &EntryName) -> Result<Option<Self>> {
-        let Some(folder) = root.folder(cx, name)? else { return Ok(None) };
+        let Some(folder) = root.folder(cx, name)? else {
+            return Ok(None);
+        };
         let path = || cx.path.join(name.as_str());
         let file = match folder.open(name.file(), Access::Read) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(not_a_payload(&*folder, cx, name).unwrap_or_else(|| Error::io("open", path(), error))),
+            Err(error) => {
+                return Err(not_a_payload(&*folder, cx, name)
+                    .unwrap_or_else(|| Error::io("open", path(), error)));
+            }
         };
-        let metadata = file.metadata().map_err(|error| Error::io("look at", path(), error))?;
+        let metadata = file
+            .metadata()
+            .map_err(|error| Error::io("look at", path(), error))?;
         match metadata.kind {
             FileKind::File => Ok(Some(Payload { file, metadata })),
             kind => Err(wrong_kind(cx, name, kind)),
@@ -47,7 +54,10 @@ impl Payload {
         loop {
             let read = self.file.read_at(&mut piece, len)?;
             if read == 0 {
-                return Ok(Content::Value { len, hash: hasher.digest128() });
+                return Ok(Content::Value {
+                    len,
+                    hash: hasher.digest128(),
+                });
             }
             hasher.update(&piece[..read]);
             len += read as u64;
@@ -97,11 +107,20 @@ impl FoundTag {
     pub(crate) fn read(root: &Root, name: &EntryName) -> Result<Self, io::Error> {
         let tag = Self::read_once(root, name, false)?;
         // The way to it may have changed since it was opened: a control directory that was removed, say.
-        if matches!(tag.state, TagState::None) { Self::read_once(root, name, true) } else { Ok(tag) }
+        if matches!(tag.state, TagState::None) {
+            Self::read_once(root, name, true)
+        } else {
+            Ok(tag)
+        }
     }
 
     fn read_once(root: &Root, name: &EntryName, anew: bool) -> Result<Self, io::Error> {
-        let corrupt = |reason: &str| Ok(FoundTag { state: TagState::Corrupt(reason.into()), ..Self::default() });
+        let corrupt = |reason: &str| {
+            Ok(FoundTag {
+                state: TagState::Corrupt(reason.into()),
+                ..Self::default()
+            })
+        };
         let folder = match root.tag_folder(name, anew) {
             Ok(Some(folder)) => folder,
             Ok(None) => return Ok(Self::default()),
@@ -111,7 +130,10 @@ impl FoundTag {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(error) => {
-                if folder.stat(name.file()).is_ok_and(|metadata| metadata.kind != FileKind::File) {
+                if folder
+                    .stat(name.file())
+                    .is_ok_and(|metadata| metadata.kind != FileKind::File)
+                {
                     return corrupt("its tag is not an ordinary file");
                 }
                 return Self::failed(error);
@@ -129,15 +151,23 @@ impl FoundTag {
             Ok(tag) => TagState::Read(Box::new(tag)),
             Err(reason) => TagState::Corrupt(format!("its tag cannot be read: {reason}")),
         };
-        Ok(FoundTag { state, bytes, pinned: Some((file, metadata)) })
+        Ok(FoundTag {
+            state,
+            bytes,
+            pinned: Some((file, metadata)),
+        })
     }
 
     fn failed(error: io::Error) -> Result<Self, io::Error> {
         match error.kind() {
-            io::ErrorKind::PermissionDenied => Ok(FoundTag { state: TagState::Forbidden, ..Self::default() }),
-            io::ErrorKind::NotADirectory => {
-                Ok(FoundTag { state: TagState::Corrupt("its tag's folder is not a directory".into()), ..Self::default() })
-            }
+            io::ErrorKind::PermissionDenied => Ok(FoundTag {
+                state: TagState::Forbidden,
+                ..Self::default()
+            }),
+            io::ErrorKind::NotADirectory => Ok(FoundTag {
+                state: TagState::Corrupt("its tag's folder is not a directory".into()),
+                ..Self::default()
+            }),
             _ => Err(error),
         }
     }
@@ -154,7 +184,11 @@ impl FoundTag {
 pub(crate) type Version = (Option<(FileId, u64, std::time::SystemTime)>, Vec<u8>);
 
 /// The record of `tag` that a payload with this content is; `None` if it is neither. For readers, who have the hash.
-pub(crate) fn record_of<'t>(cx: &Context, tag: &'t Tag, content: Option<Content>) -> Option<&'t Record> {
+pub(crate) fn record_of<'t>(
+    cx: &Context,
+    tag: &'t Tag,
+    content: Option<Content>,
+) -> Option<&'t Record> {
     if matches!(tag.next.content, Content::Absent { .. }) {
         return Some(&tag.next);
     }
@@ -179,8 +213,13 @@ pub(crate) fn record_of<'t>(cx: &Context, tag: &'t Tag, content: Option<Content>
 pub(crate) fn current_record(cx: &Context, root: &Root, name: &EntryName) -> Result<Record> {
     let path = || cx.path.join(name.as_str());
     let payload = Payload::open(cx, root, name)?;
-    let found = FoundTag::read(root, name).map_err(|error| Error::io("read the tag of", path(), error))?;
-    let hash = |payload: &Payload| payload.hash().map_err(|error| Error::io("read", path(), error));
+    let found =
+        FoundTag::read(root, name).map_err(|error| Error::io("read the tag of", path(), error))?;
+    let hash = |payload: &Payload| {
+        payload
+            .hash()
+            .map_err(|error| Error::io("read", path(), error))
+    };
     let Some(tag) = found.tag() else {
         return foreign(&payload, 0, hash);
     };
@@ -216,7 +255,9 @@ fn foreign(
     highest: u64,
     hash: impl Fn(&Payload) -> Result<Content>,
 ) -> Result<Record> {
-    let Some(payload) = payload else { return Ok(Record::missing(highest)) };
+    let Some(payload) = payload else {
+        return Ok(Record::missing(highest));
+    };
     Ok(Record {
         content: hash(payload)?,
         written: payload.metadata.modified,

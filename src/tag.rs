@@ -93,15 +93,30 @@ impl Record {
 
 /// Refuses validators that a tag cannot hold; `path` is the entry's.
 pub(crate) fn check_validators(path: &Path, validators: &Validators) -> Result<()> {
-    let size: usize = validators.iter().map(|(key, value)| key.len() + value.len()).sum();
+    let size: usize = validators
+        .iter()
+        .map(|(key, value)| key.len() + value.len())
+        .sum();
     if size > VALIDATORS_MAX {
-        return Err(Error::limit(path, format!("its validators have {size} bytes, more than {VALIDATORS_MAX}")));
+        return Err(Error::limit(
+            path,
+            format!("its validators have {size} bytes, more than {VALIDATORS_MAX}"),
+        ));
     }
-    if validators.keys().any(|key| key.is_empty() || key.contains('=')) {
-        return Err(Error::limit(path, "a validator's key is empty or holds `=`"));
+    if validators
+        .keys()
+        .any(|key| key.is_empty() || key.contains('='))
+    {
+        return Err(Error::limit(
+            path,
+            "a validator's key is empty or holds `=`",
+        ));
     }
     if validators.len() > 64 {
-        return Err(Error::limit(path, format!("it has {} validators, more than 64", validators.len())));
+        return Err(Error::limit(
+            path,
+            format!("it has {} validators, more than 64", validators.len()),
+        ));
     }
     Ok(())
 }
@@ -166,7 +181,8 @@ impl<'a> Draft<'a> {
             "checked_ms" => self.checked_ms = text::number(key, value)?,
             "validator" => {
                 let (key, value) = value.split_once('=').ok_or("a validator has no value")?;
-                self.validators.insert(text::unescape(key)?, text::unescape(value)?);
+                self.validators
+                    .insert(text::unescape(key)?, text::unescape(value)?);
             }
             _ => {}
         }
@@ -181,7 +197,9 @@ impl<'a> Draft<'a> {
                 hash: self.hash.ok_or("a record's hash is missing")?,
             },
             Some("absent") => Content::Absent {
-                valid_for: Duration::from_millis(self.valid_ms.ok_or("an absent record's time is missing")?),
+                valid_for: Duration::from_millis(
+                    self.valid_ms.ok_or("an absent record's time is missing")?,
+                ),
             },
             _ => return Err("a record's kind is unknown".into()),
         };
@@ -200,17 +218,30 @@ mod tests {
     use super::*;
 
     fn full() -> Tag {
-        let big: Validators = (0..64).map(|n| (format!("k{n}"), "\n".repeat(124))).collect();
+        let big: Validators = (0..64)
+            .map(|n| (format!("k{n}"), "\n".repeat(124)))
+            .collect();
         check_validators(Path::new("x"), &big).expect("within the limit");
         let record = Record {
-            content: Content::Value { len: u64::MAX, hash: u128::MAX },
+            content: Content::Value {
+                len: u64::MAX,
+                hash: u128::MAX,
+            },
             generation: u64::MAX,
             written: time::from_unix_ms(1),
             checked: time::from_unix_ms(u64::MAX >> 12),
             validators: big,
         };
-        let absent = Content::Absent { valid_for: Duration::from_millis(u64::MAX) };
-        Tag { previous: Record { content: absent, ..record.clone() }, next: record }
+        let absent = Content::Absent {
+            valid_for: Duration::from_millis(u64::MAX),
+        };
+        Tag {
+            previous: Record {
+                content: absent,
+                ..record.clone()
+            },
+            next: record,
+        }
     }
 
     #[test]
@@ -219,7 +250,10 @@ mod tests {
         let bytes = tag.encode();
         assert!(bytes.len() <= TAG_MAX, "{} bytes", bytes.len());
         assert_eq!(Tag::decode(&bytes), Ok(tag));
-        let first = Tag { previous: Record::missing(0), next: full().next };
+        let first = Tag {
+            previous: Record::missing(0),
+            next: full().next,
+        };
         assert_eq!(Tag::decode(&first.encode()), Ok(first));
     }
 
@@ -230,7 +264,13 @@ mod tests {
         assert!(check_validators(path, &of("etag", "x".repeat(VALIDATORS_MAX))).is_err());
         assert!(check_validators(path, &of("", String::new())).is_err());
         assert!(check_validators(path, &of("a=b", String::new())).is_err());
-        assert!(check_validators(path, &(0..65).map(|n| (n.to_string(), String::new())).collect()).is_err());
+        assert!(
+            check_validators(
+                path,
+                &(0..65).map(|n| (n.to_string(), String::new())).collect()
+            )
+            .is_err()
+        );
     }
 
     #[test]

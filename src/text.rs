@@ -59,9 +59,13 @@ impl<'a> Lines<'a> {
     pub(crate) fn parse(bytes: &'a [u8], format: &str) -> Result<Self, String> {
         let text = std::str::from_utf8(bytes).map_err(|_| "it is not text".to_owned())?;
         let first = text.lines().next().unwrap_or_default();
-        let found = first.strip_prefix("cachelock ").ok_or("it is not a file of cachelock")?;
+        let found = first
+            .strip_prefix("cachelock ")
+            .ok_or("it is not a file of cachelock")?;
         if found != format {
-            return Err(format!("it has the format {found:?} and this version reads {format:?}"));
+            return Err(format!(
+                "it has the format {found:?} and this version reads {format:?}"
+            ));
         }
         let at = text.find("\ncheck ").ok_or("its check is missing")? + 1;
         let (body, rest) = text.split_at(at);
@@ -79,12 +83,16 @@ impl<'a> Iterator for Lines<'a> {
     type Item = (&'a str, &'a str);
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.0.next().map(|line| line.split_once(' ').unwrap_or((line, "")))
+        self.0
+            .next()
+            .map(|line| line.split_once(' ').unwrap_or((line, "")))
     }
 }
 
 pub(crate) fn number<T: std::str::FromStr>(key: &str, value: &str) -> Result<T, String> {
-    value.parse().map_err(|_| format!("its {key} {value:?} is not a number"))
+    value
+        .parse()
+        .map_err(|_| format!("its {key} {value:?} is not a number"))
 }
 
 pub(crate) fn hex(key: &str, value: &str) -> Result<u128, String> {
@@ -118,7 +126,10 @@ pub(crate) fn unescape(value: &str) -> Result<String, String> {
             bytes.push(*byte);
             continue;
         }
-        let digits = tail.get(..2).and_then(|digits| std::str::from_utf8(digits).ok()).ok_or_else(bad)?;
+        let digits = tail
+            .get(..2)
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .ok_or_else(bad)?;
         bytes.push(u8::from_str_radix(digits, 16).map_err(|_| bad())?);
         rest = &tail[2..];
     }
@@ -156,11 +167,17 @@ mod tests {
                 if flipped.eq_ignore_ascii_case(&text) {
                     continue;
                 }
-                assert!(Lines::parse(&flipped, "test 1").is_err(), "byte {at}, bit {bit}");
+                assert!(
+                    Lines::parse(&flipped, "test 1").is_err(),
+                    "byte {at}, bit {bit}"
+                );
             }
         }
         for length in 0..text.len() - 1 {
-            assert!(Lines::parse(&text[..length], "test 1").is_err(), "cut to {length}");
+            assert!(
+                Lines::parse(&text[..length], "test 1").is_err(),
+                "cut to {length}"
+            );
         }
     }
 

@@ -4,12 +4,15 @@ use std::time::{Duration, SystemTime};
 
 /// Milliseconds since 1970 in UTC; times before that are 0.
 pub(crate) fn to_unix_ms(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, millis)
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, millis)
 }
 
 /// The inverse of [`to_unix_ms`]; what the system's type cannot hold becomes 1970.
 pub(crate) fn from_unix_ms(ms: u64) -> SystemTime {
-    SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(ms)).unwrap_or(SystemTime::UNIX_EPOCH)
+    SystemTime::UNIX_EPOCH
+        .checked_add(Duration::from_millis(ms))
+        .unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 pub(crate) fn millis(duration: Duration) -> u64 {
@@ -24,13 +27,23 @@ pub(crate) fn utc(time: SystemTime) -> String {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
     let year = year_of_era + era * 400 + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02} UTC", second / 3600, second / 60 % 60, second % 60)
+    format!(
+        "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02} UTC",
+        second / 3600,
+        second / 60 % 60,
+        second % 60
+    )
 }
 
 #[cfg(test)]
@@ -48,6 +61,10 @@ mod tests {
         ] {
             assert_eq!(utc(from_unix_ms(ms)), text);
         }
-        assert_eq!(to_unix_ms(from_unix_ms(u64::MAX)), to_unix_ms(from_unix_ms(u64::MAX)), "no panic");
+        assert_eq!(
+            to_unix_ms(from_unix_ms(u64::MAX)),
+            to_unix_ms(from_unix_ms(u64::MAX)),
+            "no panic"
+        );
     }
 }

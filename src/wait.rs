@@ -59,7 +59,11 @@ impl Default for Timeout {
 
 impl From<Duration> for Timeout {
     fn from(duration: Duration) -> Self {
-        if duration.is_zero() { Timeout::TryOnce } else { Timeout::After(duration) }
+        if duration.is_zero() {
+            Timeout::TryOnce
+        } else {
+            Timeout::After(duration)
+        }
     }
 }
 
@@ -79,7 +83,11 @@ pub struct ParseDurationError(String);
 
 impl fmt::Display for ParseDurationError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} is not a duration such as `10`, `1.5s`, `250ms`, `10m`, `1h` or `7d`", self.0)
+        write!(
+            f,
+            "{:?} is not a duration such as `10`, `1.5s`, `250ms`, `10m`, `1h` or `7d`",
+            self.0
+        )
     }
 }
 
@@ -104,7 +112,9 @@ impl FromStr for Timeout {
 pub fn parse_duration(text: &str) -> Result<Duration, ParseDurationError> {
     let error = || ParseDurationError(text.into());
     let trimmed = text.trim();
-    let split = trimmed.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(trimmed.len());
+    let split = trimmed
+        .find(|c: char| !(c.is_ascii_digit() || c == '.'))
+        .unwrap_or(trimmed.len());
     let (number, unit) = trimmed.split_at(split);
     let seconds_per_unit = match unit.trim_start() {
         "ms" => 0.001,
@@ -154,7 +164,13 @@ impl CancelToken {
     /// Cancels all waits that use this token, now and in future.
     pub fn cancel(&self) {
         self.0.cancelled.store(true, Ordering::SeqCst);
-        let waiting = std::mem::take(&mut *self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        let waiting = std::mem::take(
+            &mut *self
+                .0
+                .waiting
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
         for event in waiting.iter().filter_map(Weak::upgrade) {
             event.set();
         }
@@ -167,7 +183,11 @@ impl CancelToken {
     }
 
     fn wake(&self, event: &Arc<dyn platform::Event>) {
-        let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self
+            .0
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         waiting.retain(|event| event.strong_count() > 0);
         waiting.push(Arc::downgrade(event));
     }
@@ -175,7 +195,9 @@ impl CancelToken {
 
 impl fmt::Debug for CancelToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("CancelToken").field(&self.is_cancelled()).finish()
+        f.debug_tuple("CancelToken")
+            .field(&self.is_cancelled())
+            .finish()
     }
 }
 
@@ -218,8 +240,16 @@ impl<'a> Waiter<'a> {
     }
 
     /// For renames that must be repeated, within what is left of the budget.
-    pub(crate) fn for_retries(cx: &'a Context, left: Option<Duration>, cancel: &Option<CancelToken>) -> Self {
-        Self::new(cx, left.map_or(Timeout::Infinite, Timeout::After), cancel.as_ref())
+    pub(crate) fn for_retries(
+        cx: &'a Context,
+        left: Option<Duration>,
+        cancel: &Option<CancelToken>,
+    ) -> Self {
+        Self::new(
+            cx,
+            left.map_or(Timeout::Infinite, Timeout::After),
+            cancel.as_ref(),
+        )
     }
 
     /// What wakes this waiter.
@@ -237,12 +267,14 @@ impl<'a> Waiter<'a> {
 
     /// What is left of the budget; `None`: no limit.
     pub(crate) fn remaining(&self) -> Option<Duration> {
-        self.budget.map(|budget| budget.saturating_sub(self.waited()))
+        self.budget
+            .map(|budget| budget.saturating_sub(self.waited()))
     }
 
     /// Whether the caller will still be here after `duration`.
     pub(crate) fn outlasts(&self, duration: Duration) -> bool {
-        self.remaining().is_none_or(|remaining| remaining >= duration)
+        self.remaining()
+            .is_none_or(|remaining| remaining >= duration)
     }
 
     /// What [`Waiter::pause`] waits for from now on.
@@ -276,7 +308,13 @@ impl<'a> Waiter<'a> {
         let waited = now.saturating_sub(self.started);
         if let Some(budget) = self.budget.filter(|budget| waited >= *budget) {
             self.say(EventKind::LockTimeout, waited);
-            return Err(Error::timeout(&self.cx.path, self.what, waited, budget, self.holder.clone()));
+            return Err(Error::timeout(
+                &self.cx.path,
+                self.what,
+                waited,
+                budget,
+                self.holder.clone(),
+            ));
         }
         if !self.contended {
             self.contended = true;
@@ -286,8 +324,12 @@ impl<'a> Waiter<'a> {
             self.say(EventKind::LockWaiting, waited);
             self.next_report = now.saturating_add(REPORT_EVERY);
         }
-        let deadline = self.budget.map(|budget| self.started.saturating_add(budget));
-        let until = until.min(self.next_report).min(deadline.unwrap_or(Monotonic::MAX));
+        let deadline = self
+            .budget
+            .map(|budget| self.started.saturating_add(budget));
+        let until = until
+            .min(self.next_report)
+            .min(deadline.unwrap_or(Monotonic::MAX));
         self.event.wait_until(Some(until));
         self.check_cancelled()
     }
@@ -309,10 +351,33 @@ mod tests {
 
     #[test]
     fn durations_are_parsed_as_documented() {
-        for (text, ms) in [("10", 10_000), ("0.1", 100), ("250ms", 250), (" 2 m ", 120_000), ("1h", 3_600_000), ("1w", 604_800_000)] {
-            assert_eq!(parse_duration(text), Ok(Duration::from_millis(ms)), "{text}");
+        for (text, ms) in [
+            ("10", 10_000),
+            ("0.1", 100),
+            ("250ms", 250),
+            (" 2 m ", 120_000),
+            ("1h", 3_600_000),
+            ("1w", 604_800_000),
+        ] {
+            assert_eq!(
+                parse_duration(text),
+                Ok(Duration::from_millis(ms)),
+                "{text}"
+            );
         }
-        for text in ["", "s", "-1", "1e3", "1 fortnight", "1..2", "99999999w", "١s", "1s2", "nan", "inf"] {
+        for text in [
+            "",
+            "s",
+            "-1",
+            "1e3",
+            "1 fortnight",
+            "1..2",
+            "99999999w",
+            "١s",
+            "1s2",
+            "nan",
+            "inf",
+        ] {
             assert!(parse_duration(text).is_err(), "{text}");
         }
         assert_eq!("0ms".parse(), Ok(Timeout::TryOnce));

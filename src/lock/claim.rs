@@ -74,11 +74,19 @@ impl Claim {
         }
         if let Some(host) = &self.host {
             // A host name is ASCII by its standard; anything else is cut to what surely fits.
-            let host: String = host.chars().filter(char::is_ascii_graphic).take(HOST_MAX).collect();
+            let host: String = host
+                .chars()
+                .filter(char::is_ascii_graphic)
+                .take(HOST_MAX)
+                .collect();
             writer.line("host", &host);
         }
         let mut bytes = writer.finish().into_bytes();
-        debug_assert!(bytes.len() < RECORD_LEN, "a record of {} bytes", bytes.len());
+        debug_assert!(
+            bytes.len() < RECORD_LEN,
+            "a record of {} bytes",
+            bytes.len()
+        );
         bytes.resize(RECORD_LEN - 1, b' ');
         bytes.push(b'\n');
         bytes
@@ -144,8 +152,13 @@ impl Claim {
 }
 
 fn gate_id(value: &str) -> Result<FileId, String> {
-    let (device, inode) = value.split_once(':').ok_or("its gate is not a device and an inode")?;
-    Ok(FileId { device: text::number("gate", device)?, inode: text::number("gate", inode)? })
+    let (device, inode) = value
+        .split_once(':')
+        .ok_or("its gate is not a device and an inode")?;
+    Ok(FileId {
+        device: text::number("gate", device)?,
+        inode: text::number("gate", inode)?,
+    })
 }
 
 /// Who holds the lease, as its record says. For people: nothing may be decided by it.
@@ -188,7 +201,10 @@ mod tests {
         Claim {
             epoch: u64::MAX,
             nonce: u128::MAX,
-            kind: Kind::Gated(FileId { device: u64::MAX, inode: u128::MAX }),
+            kind: Kind::Gated(FileId {
+                device: u64::MAX,
+                inode: u128::MAX,
+            }),
             released: false,
             beat: u64::MAX,
             lease: LEASE_MAX,
@@ -205,25 +221,38 @@ mod tests {
         let bytes = claim.encode();
         assert_eq!(bytes.len(), RECORD_LEN);
         assert_eq!(Claim::decode(&bytes).as_ref(), Ok(&claim));
-        let hostile = Claim { host: Some("é\n ".repeat(500)), ..claim };
+        let hostile = Claim {
+            host: Some("é\n ".repeat(500)),
+            ..claim
+        };
         assert_eq!(hostile.encode().len(), RECORD_LEN);
     }
 
     #[test]
     fn the_lease_of_a_record_is_capped() {
-        let claim = Claim { lease: Duration::from_secs(1_000_000), ..sample() };
+        let claim = Claim {
+            lease: Duration::from_secs(1_000_000),
+            ..sample()
+        };
         assert_eq!(Claim::decode(&claim.encode()).unwrap().lease, LEASE_MAX);
     }
 
     #[test]
     fn torn_records_are_unreadable_and_not_misread() {
         let held = sample().encode();
-        let released = Claim { released: true, ..sample() }.encode();
+        let released = Claim {
+            released: true,
+            ..sample()
+        }
+        .encode();
         for cut in 1..RECORD_LEN {
             let mut torn = held[..cut].to_vec();
             torn.extend_from_slice(&released[cut..]);
             if let Ok(claim) = Claim::decode(&torn) {
-                assert!(torn == held || torn == released, "torn at {cut} was read as {claim:?}");
+                assert!(
+                    torn == held || torn == released,
+                    "torn at {cut} was read as {claim:?}"
+                );
             }
         }
         assert!(Claim::decode(&[]).is_err());

@@ -49,7 +49,9 @@ impl Sight {
 
     /// The record, if there is a readable one.
     pub(crate) fn record(&self) -> Option<Claim> {
-        self.claim.as_deref().and_then(|bytes| Claim::decode(bytes).ok())
+        self.claim
+            .as_deref()
+            .and_then(|bytes| Claim::decode(bytes).ok())
     }
 
     /// Whether nobody holds the lease or wants to be seen as its holder.
@@ -62,7 +64,9 @@ impl Sight {
         let own = control.cx.options.lease;
         match self.record() {
             Some(record) => own.max(record.lease),
-            None if self.claim.is_some() && !control.cx.mutated(Mutation::EmptyWaitsLease) => UNREADABLE,
+            None if self.claim.is_some() && !control.cx.mutated(Mutation::EmptyWaitsLease) => {
+                UNREADABLE
+            }
             None => own,
         }
     }
@@ -120,8 +124,12 @@ pub(crate) fn expired_by_file_clock(control: &Control, sight: &Sight, patience: 
         let _ = control.unlink(&name);
         Some((now?, claim.modified))
     };
-    let Some((now, beaten)) = probe() else { return false };
-    let apart = now.duration_since(beaten).unwrap_or_else(|future| future.duration());
+    let Some((now, beaten)) = probe() else {
+        return false;
+    };
+    let apart = now
+        .duration_since(beaten)
+        .unwrap_or_else(|future| future.duration());
     apart > patience * CLOCK_LEASES
 }
 
@@ -130,8 +138,19 @@ pub(crate) fn mark_released(control: &Control, claim: &Claim) -> Result<()> {
     let name = control::claim(claim.epoch);
     if let Some((file, _)) = control.open(&name, Access::Write)? {
         let found = control::read_up_to(&*file, RECORD_READ).ok();
-        if found.and_then(|bytes| Claim::decode(&bytes).ok()).is_none_or(|found| found.nonce == claim.nonce) {
-            control.write(&*file, &name, &Claim { released: true, ..claim.clone() }.encode())?;
+        if found
+            .and_then(|bytes| Claim::decode(&bytes).ok())
+            .is_none_or(|found| found.nonce == claim.nonce)
+        {
+            control.write(
+                &*file,
+                &name,
+                &Claim {
+                    released: true,
+                    ..claim.clone()
+                }
+                .encode(),
+            )?;
         }
     }
     Ok(())

@@ -110,17 +110,30 @@ impl Gate {
         }
     }
 
-    fn start_helper(self: &Arc<Self>, control: &Control, file: Arc<dyn File>, id: FileId) -> Result<()> {
-        *self.helper() = Helper::Blocked { id, client: None, stuck: false };
+    fn start_helper(
+        self: &Arc<Self>,
+        control: &Control,
+        file: Arc<dyn File>,
+        id: FileId,
+    ) -> Result<()> {
+        *self.helper() = Helper::Blocked {
+            id,
+            client: None,
+            stuck: false,
+        };
         let gate = self.clone();
         let task = Box::new(move || {
             let locked = file.lock();
             gate.granted(id, locked.map(|()| file));
         });
-        control.cx.platform.spawn("cachelock-gate", task).map_err(|error| {
-            *self.helper() = Helper::Idle;
-            Error::io("start a thread that waits for", control.path(GATE), error)
-        })
+        control
+            .cx
+            .platform
+            .spawn("cachelock-gate", task)
+            .map_err(|error| {
+                *self.helper() = Helper::Idle;
+                Error::io("start a thread that waits for", control.path(GATE), error)
+            })
     }
 
     /// On the helper's thread: the kernel has answered.
@@ -129,7 +142,9 @@ impl Gate {
         let client = {
             let mut helper = self.helper();
             match &mut *helper {
-                Helper::Blocked { id: wanted, client, .. } if *wanted == id => {
+                Helper::Blocked {
+                    id: wanted, client, ..
+                } if *wanted == id => {
                     let client = client.take();
                     if client.is_some() {
                         *helper = Helper::Ready(answer);
@@ -197,7 +212,9 @@ impl<'a> Client<'a> {
         loop {
             match self.poll(id) {
                 Poll::Blocked => {}
-                Poll::Granted(Ok(file)) => return Ok(confirm(control, file, id)?.map(Outcome::Held)),
+                Poll::Granted(Ok(file)) => {
+                    return Ok(confirm(control, file, id)?.map(Outcome::Held));
+                }
                 Poll::Granted(Err(error)) => return unavailable(control, error).map(Some),
                 Poll::Gone => return Ok(None),
             }
@@ -211,10 +228,19 @@ impl<'a> Client<'a> {
                     self.set_stuck();
                     return Ok(Some(Outcome::Bypass(kind)));
                 }
-                waiter.held_by(sight.record().filter(|record| !record.released).map(|record| record.holder()));
+                waiter.held_by(
+                    sight
+                        .record()
+                        .filter(|record| !record.released)
+                        .map(|record| record.holder()),
+                );
                 next_look = now + observation.plan(stall.next_look(every));
             }
-            waiter.pause(if next_look.is_zero() { Monotonic::MAX } else { next_look })?;
+            waiter.pause(if next_look.is_zero() {
+                Monotonic::MAX
+            } else {
+                next_look
+            })?;
         }
     }
 
@@ -224,7 +250,11 @@ impl<'a> Client<'a> {
             Helper::Ready(answer) => Poll::Granted(answer),
             blocked @ Helper::Blocked { id, .. } => {
                 *helper = blocked;
-                if id == wanted { Poll::Blocked } else { Poll::Gone }
+                if id == wanted {
+                    Poll::Blocked
+                } else {
+                    Poll::Gone
+                }
             }
             Helper::Idle => Poll::Gone,
         }
@@ -289,7 +319,11 @@ impl Stall {
     ) -> Option<Kind> {
         let own = control.cx.options.lease;
         let now = waiter.now();
-        self.patience = if sight.is_free() { own } else { sight.patience(control) };
+        self.patience = if sight.is_free() {
+            own
+        } else {
+            sight.patience(control)
+        };
         self.unchanged_for = observation.update(now, sight, self.patience);
         if self.unchanged_for >= self.patience {
             return Some(Kind::Bypass);
@@ -320,7 +354,9 @@ impl Stall {
     }
 
     fn next_look(&self, every: std::time::Duration) -> std::time::Duration {
-        every.min(self.patience.saturating_sub(self.unchanged_for)).max(std::time::Duration::from_millis(1))
+        every
+            .min(self.patience.saturating_sub(self.unchanged_for))
+            .max(std::time::Duration::from_millis(1))
     }
 }
 
@@ -330,7 +366,8 @@ fn open(control: &Control) -> Result<(Arc<dyn File>, FileId)> {
     loop {
         if let Some((file, metadata)) = control.open(GATE, Access::Write)? {
             if metadata.mode.is_some_and(|mode| mode & 0o177 != 0) {
-                file.set_mode(PRIVATE).map_err(|error| Error::io("set the mode of", control.path(GATE), error))?;
+                file.set_mode(PRIVATE)
+                    .map_err(|error| Error::io("set the mode of", control.path(GATE), error))?;
             }
             return Ok((Arc::from(file), metadata.id));
         }
@@ -354,7 +391,9 @@ fn unavailable(control: &Control, error: io::Error) -> Result<Outcome> {
 
 /// Whether somebody has the kernel lock now; for the status page. Takes it for an instant if nobody has.
 pub(crate) fn is_held(control: &Control) -> Result<Option<bool>> {
-    let Some((file, _)) = control.open(GATE, Access::Write)? else { return Ok(Some(false)) };
+    let Some((file, _)) = control.open(GATE, Access::Write)? else {
+        return Ok(Some(false));
+    };
     match file.try_lock() {
         Ok(true) => {
             let _ = file.unlock();
@@ -364,4 +403,3 @@ pub(crate) fn is_held(control: &Control) -> Result<Option<bool>> {
         Err(_) => Ok(None),
     }
 }
-

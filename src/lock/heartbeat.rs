@@ -51,10 +51,16 @@ impl Heartbeat {
 
     fn start(self: &Arc<Self>, platform: &Arc<dyn Platform>, due: Monotonic) -> bool {
         let wake = platform.event();
-        self.state().task = Some(Task { wake: wake.clone(), looks_at: due });
+        self.state().task = Some(Task {
+            wake: wake.clone(),
+            looks_at: due,
+        });
         let heartbeat = self.clone();
         let clock = platform.clone();
-        let started = platform.spawn("cachelock-beat", Box::new(move || heartbeat.run(&*clock, &*wake)));
+        let started = platform.spawn(
+            "cachelock-beat",
+            Box::new(move || heartbeat.run(&*clock, &*wake)),
+        );
         if started.is_err() {
             self.state().task = None;
         }
@@ -64,7 +70,11 @@ impl Heartbeat {
     fn run(&self, clock: &dyn Platform, wake: &dyn Event) {
         loop {
             let now = clock.monotonic();
-            for lease in self.leases().iter().filter(|lease| lease.next_beat() <= now) {
+            for lease in self
+                .leases()
+                .iter()
+                .filter(|lease| lease.next_beat() <= now)
+            {
                 // A beat that fails for another reason than a lost lease is tried again: the disk may be full for a while.
                 if let Err(error) = lease.beat()
                     && !error.is_lease_lost()
@@ -77,7 +87,12 @@ impl Heartbeat {
             let next = {
                 let mut state = self.state();
                 // Under one lock with the announcement: a lease that comes now either is counted here or sees it.
-                let next = state.leases.iter().filter_map(Weak::upgrade).map(|lease| lease.next_beat()).min();
+                let next = state
+                    .leases
+                    .iter()
+                    .filter_map(Weak::upgrade)
+                    .map(|lease| lease.next_beat())
+                    .min();
                 if let Some(task) = &mut state.task {
                     task.looks_at = next.unwrap_or(Monotonic::MAX);
                 }
@@ -91,7 +106,11 @@ impl Heartbeat {
     /// The leases that still need beats.
     fn leases(&self) -> Vec<Arc<Lease>> {
         let mut state = self.state();
-        state.leases.retain(|lease| lease.upgrade().is_some_and(|lease| !lease.is_released() && !lease.is_lost()));
+        state.leases.retain(|lease| {
+            lease
+                .upgrade()
+                .is_some_and(|lease| !lease.is_released() && !lease.is_lost())
+        });
         state.leases.iter().filter_map(Weak::upgrade).collect()
     }
 

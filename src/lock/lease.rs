@@ -123,7 +123,8 @@ impl Lease {
     }
 
     pub(crate) fn overtaken_by(&self) -> Result<Option<String>> {
-        let next_claim = || -> Result<bool> { self.control.exists(&control::claim(self.epoch + 1)) };
+        let next_claim =
+            || -> Result<bool> { self.control.exists(&control::claim(self.epoch + 1)) };
         let head_moved = || -> Result<bool> { Ok(self.control.head()? != self.epoch) };
         let overtaken = if self.control.cx.mutated(Mutation::CheckReversed) {
             head_moved()? || next_claim()?
@@ -156,7 +157,10 @@ impl Lease {
 
     /// When the next beat is due.
     pub(crate) fn next_beat(&self) -> Monotonic {
-        *self.next_beat.lock().unwrap_or_else(PoisonError::into_inner)
+        *self
+            .next_beat
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Shows others that the holder is alive. Rewrites the record in place and never creates it: what is gone is lost.
@@ -173,7 +177,8 @@ impl Lease {
         let Some((file, _)) = self.control.open(&name, Access::Write)? else {
             return Err(self.lose("its claim is gone"));
         };
-        let found = control::read_up_to(&*file, RECORD_READ).map_err(|error| Error::io("read", self.control.path(&name), error))?;
+        let found = control::read_up_to(&*file, RECORD_READ)
+            .map_err(|error| Error::io("read", self.control.path(&name), error))?;
         if Claim::decode(&found).is_ok_and(|found| found.nonce != self.nonce) {
             return Err(self.lose("its claim is somebody else's"));
         }
@@ -183,15 +188,24 @@ impl Lease {
             claim.encode()
         };
         self.control.write(&*file, &name, &record)?;
-        file.touch().map_err(|error| Error::io("touch", self.control.path(&name), error))?;
-        *self.next_beat.lock().unwrap_or_else(PoisonError::into_inner) = cx.platform.monotonic() + cx.options.lease / 3;
+        file.touch()
+            .map_err(|error| Error::io("touch", self.control.path(&name), error))?;
+        *self
+            .next_beat
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) =
+            cx.platform.monotonic() + cx.options.lease / 3;
         Ok(())
     }
 
     /// After a beat that failed: the next one is due as if it had not.
     pub(crate) fn postpone_beat(&self) {
         let cx = &self.control.cx;
-        *self.next_beat.lock().unwrap_or_else(PoisonError::into_inner) = cx.platform.monotonic() + cx.options.lease / 12;
+        *self
+            .next_beat
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) =
+            cx.platform.monotonic() + cx.options.lease / 12;
     }
 
     /// Gives the lease back. What was not published must be gone by now.
@@ -201,10 +215,19 @@ impl Lease {
             return Ok(());
         }
         // Somebody deleted `head`, or it would not be lower: then the claim must keep its epoch from being claimed again.
-        if self.control.head()? >= self.epoch && self.control.unlink(&control::claim(self.epoch)).is_ok() {
+        if self.control.head()? >= self.epoch
+            && self.control.unlink(&control::claim(self.epoch)).is_ok()
+        {
             return Ok(());
         }
-        expiry::mark_released(&self.control, &self.claim.lock().unwrap_or_else(PoisonError::into_inner).clone())
+        expiry::mark_released(
+            &self.control,
+            &self
+                .claim
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
+        )
     }
 }
 
@@ -226,13 +249,19 @@ impl<'a> Attempt<'a> {
         let cx = &control.cx;
         let epoch = sight.last + 1;
         if epoch >= EPOCH_MAX {
-            let reason = "its epochs are used up; delete the control directory while nobody uses the cache";
+            let reason =
+                "its epochs are used up; delete the control directory while nobody uses the cache";
             return Err(Error::limit(&control.path(HEAD), reason));
         }
         let name = control::claim(epoch);
-        let Some(file) = control.create_new(&name)? else { return Ok(None) };
+        let Some(file) = control.create_new(&name)? else {
+            return Ok(None);
+        };
         let identity = cx.platform.identity();
-        let nonce = cx.platform.random().map_err(|error| Error::io("draw a random name for", control.path(&name), error));
+        let nonce = cx
+            .platform
+            .random()
+            .map_err(|error| Error::io("draw a random name for", control.path(&name), error));
         let claim = Claim {
             epoch,
             nonce: *nonce.as_ref().unwrap_or(&0),
@@ -274,7 +303,11 @@ impl<'a> Attempt<'a> {
                     next_beat: Mutex::new(cx.platform.monotonic() + cx.options.lease / 3),
                     claim: Mutex::new(self.claim),
                 };
-                Ok(Some(Acquired { lease, waited_out, removed }))
+                Ok(Some(Acquired {
+                    lease,
+                    waited_out,
+                    removed,
+                }))
             }
             Ok(None) => {
                 self.give_up();
@@ -292,23 +325,36 @@ impl<'a> Attempt<'a> {
         let control = self.control;
         let cx = &control.cx;
         let late_fence = cx.mutated(Mutation::HeadBeforeFence);
-        let mut names = if late_fence { Vec::new() } else { self.fence()? };
+        let mut names = if late_fence {
+            Vec::new()
+        } else {
+            self.fence()?
+        };
         let name = control::next_head(self.claim.epoch, self.claim.nonce);
         let file = control.create_unique(&name)?;
-        file.set_len(self.claim.epoch).map_err(|error| Error::io("set the length of", control.path(&name), error))?;
+        file.set_len(self.claim.epoch)
+            .map_err(|error| Error::io("set the length of", control.path(&name), error))?;
         if control.remote {
-            file.sync().map_err(|error| Error::io("sync", control.path(&name), error))?;
+            file.sync()
+                .map_err(|error| Error::io("sync", control.path(&name), error))?;
         }
         drop(file);
         if !cx.mutated(Mutation::HeadNotChecked)
-            && (control.exists(&control::claim(self.claim.epoch + 1))? || control.head()? >= self.claim.epoch)
+            && (control.exists(&control::claim(self.claim.epoch + 1))?
+                || control.head()? >= self.claim.epoch)
         {
             return Ok(None);
         }
         match control.dir.rename(&name, &*control.dir, HEAD) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::io("rename the next head to", control.path(HEAD), error)),
+            Err(error) => {
+                return Err(Error::io(
+                    "rename the next head to",
+                    control.path(HEAD),
+                    error,
+                ));
+            }
         }
         if late_fence {
             names = self.fence()?;
@@ -328,7 +374,11 @@ impl<'a> Attempt<'a> {
         let mut removed = Vec::new();
         loop {
             let mut names = self.control.list()?;
-            let stale: Vec<_> = names.iter().filter(|name| is_stale(name)).cloned().collect();
+            let stale: Vec<_> = names
+                .iter()
+                .filter(|name| is_stale(name))
+                .cloned()
+                .collect();
             if stale.is_empty() {
                 names.append(&mut removed);
                 return Ok(names);
@@ -350,7 +400,9 @@ impl<'a> Attempt<'a> {
                 control::Kind::Claim(epoch) if epoch < self.claim.epoch => {
                     let bytes = control.read(name, RECORD_READ).ok().flatten();
                     let claim = bytes.and_then(|bytes| Claim::decode(&bytes).ok());
-                    if claim.as_ref().is_some_and(|claim| last.as_ref().is_none_or(|last| claim.epoch > last.epoch)) {
+                    if claim.as_ref().is_some_and(|claim| {
+                        last.as_ref().is_none_or(|last| claim.epoch > last.epoch)
+                    }) {
                         last = claim;
                     }
                     removed += usize::from(control.unlink(name).unwrap_or(false));
@@ -380,7 +432,10 @@ impl<'a> Attempt<'a> {
 impl Acquired {
     fn announce(&self, overtakes: Option<Duration>) {
         let control = &self.lease.control;
-        let event = |kind| Event { epoch: Some(self.lease.epoch), ..Event::new(kind, &control.cx.path) };
+        let event = |kind| Event {
+            epoch: Some(self.lease.epoch),
+            ..Event::new(kind, &control.cx.path)
+        };
         let holder = self.waited_out.as_ref().map(Claim::holder);
         if let Some(stood_still) = overtakes {
             control.cx.emit(&Event {
@@ -391,7 +446,10 @@ impl Acquired {
         }
         if self.removed > 0 {
             let detail = format!("removed {} stray files", self.removed);
-            control.cx.emit(&Event { detail: Some(&detail), ..event(EventKind::Recovered) });
+            control.cx.emit(&Event {
+                detail: Some(&detail),
+                ..event(EventKind::Recovered)
+            });
         }
     }
 }
@@ -460,7 +518,10 @@ impl<'a> Turn<'a> {
                 continue;
             }
             self.note_taken(sight.last, waiter)?;
-            let sleep = self.sleep(patience).min(patience - unchanged).max(Duration::from_millis(1));
+            let sleep = self
+                .sleep(patience)
+                .min(patience - unchanged)
+                .max(Duration::from_millis(1));
             waiter.pause(waiter.now() + observation.plan(sleep))?;
             if let Some(want) = &self.want {
                 want.beat(waiter.waited());
@@ -470,9 +531,15 @@ impl<'a> Turn<'a> {
 
     /// A gated holder is dead if the gate that it held is ours now, or its machine was started anew since.
     fn is_dead(&self, sight: &Sight) -> bool {
-        let Kind::Gated(ours) = self.kind else { return false };
-        let Some(record) = sight.record() else { return false };
-        let Kind::Gated(theirs) = record.kind else { return false };
+        let Kind::Gated(ours) = self.kind else {
+            return false;
+        };
+        let Some(record) = sight.record() else {
+            return false;
+        };
+        let Kind::Gated(theirs) = record.kind else {
+            return false;
+        };
         let boot = self.control.cx.platform.identity().boot;
         let other_boot = boot.is_some() && record.boot.is_some() && boot != record.boot;
         other_boot || theirs == ours || self.control.cx.mutated(Mutation::GateNotCompared)
@@ -491,7 +558,11 @@ impl<'a> Turn<'a> {
     }
 
     fn sleep(&mut self, patience: Duration) -> Duration {
-        let (shortest, longest) = if matches!(self.kind, Kind::Gated(_)) { POLL_GATED } else { POLL };
+        let (shortest, longest) = if matches!(self.kind, Kind::Gated(_)) {
+            POLL_GATED
+        } else {
+            POLL
+        };
         let sleep = if self.watch.is_some() && !self.control.remote {
             patience / 8
         } else if self.want.is_some() {
@@ -501,7 +572,11 @@ impl<'a> Turn<'a> {
             self.poll = (poll * 3 / 2).min(longest);
             poll - self.jittered(poll / 4)
         };
-        if self.want.is_some() { sleep.min(want::BEAT * 3 / 4) } else { sleep }
+        if self.want.is_some() {
+            sleep.min(want::BEAT * 3 / 4)
+        } else {
+            sleep
+        }
     }
 
     /// Somebody else was quicker: not all losers should come back in the same moment.
@@ -514,7 +589,12 @@ impl<'a> Turn<'a> {
     /// A duration below `most`. SplitMix64, seeded once: it need not be unpredictable, only different in each process.
     fn jittered(&mut self, most: Duration) -> Duration {
         if self.jitter == 0 {
-            self.jitter = self.control.cx.platform.random().map_or(1, |random| random as u64 | 1);
+            self.jitter = self
+                .control
+                .cx
+                .platform
+                .random()
+                .map_or(1, |random| random as u64 | 1);
         }
         self.jitter = self.jitter.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.jitter;

@@ -74,7 +74,11 @@ pub(crate) struct Hold {
 
 impl Hold {
     pub(crate) fn backend(&self) -> Backend {
-        if self.gate.is_some() { Backend::Gate } else { Backend::Lease }
+        if self.gate.is_some() {
+            Backend::Gate
+        } else {
+            Backend::Lease
+        }
     }
 
     /// For how long it has been held.
@@ -96,7 +100,11 @@ impl Hold {
         if self.cx.mutated(Mutation::GateReleasedFirst) {
             self.gate = None;
         }
-        let released = if self.lease.is_released() { Ok(()) } else { self.lease.release() };
+        let released = if self.lease.is_released() {
+            Ok(())
+        } else {
+            self.lease.release()
+        };
         self.gate = None;
         self.turn = None;
         released
@@ -108,7 +116,10 @@ impl Drop for Hold {
         let held = self.held();
         if let Err(error) = self.release() {
             // The next caller waits for the lease instead.
-            tracing::warn!(held_ms = crate::time::millis(held), "the lease could not be released: {error}");
+            tracing::warn!(
+                held_ms = crate::time::millis(held),
+                "the lease could not be released: {error}"
+            );
         }
     }
 }
@@ -117,13 +128,20 @@ impl Drop for Hold {
 const REOPENS: u32 = 3;
 
 /// Acquires the lock of the cache `cx`, creating its directory if it is missing.
-pub(crate) fn acquire(cx: &Arc<Context>, waiter: &mut Waiter<'_>, force: bool, look: &mut Look<'_>) -> Result<Acquired> {
+pub(crate) fn acquire(
+    cx: &Arc<Context>,
+    waiter: &mut Waiter<'_>,
+    force: bool,
+    look: &mut Look<'_>,
+) -> Result<Acquired> {
     let mut reopened = 0;
     loop {
         let acquired = acquire_in(cx, waiter, force, look);
         let moved = match &acquired {
             // Deleted or replaced while we waited: what we hold, if anything, is not what the path names now.
-            Ok(Acquired::Held(hold)) => waiter.waited() > Duration::ZERO && !hold.root.is_current(cx)?,
+            Ok(Acquired::Held(hold)) => {
+                waiter.waited() > Duration::ZERO && !hold.root.is_current(cx)?
+            }
             Ok(Acquired::Satisfied) => false,
             Err(error) => error.kind() == ErrorKind::Io && is_gone(error),
         };
@@ -140,10 +158,19 @@ fn is_gone(error: &Error) -> bool {
         .is_some_and(|source| source.kind() == std::io::ErrorKind::NotFound)
 }
 
-fn acquire_in(cx: &Arc<Context>, waiter: &mut Waiter<'_>, force: bool, look: &mut Look<'_>) -> Result<Acquired> {
+fn acquire_in(
+    cx: &Arc<Context>,
+    waiter: &mut Waiter<'_>,
+    force: bool,
+    look: &mut Look<'_>,
+) -> Result<Acquired> {
     let root = Root::open_for_writing(cx)?;
     let mut control = root.control(cx)?;
-    let id = control.dir.metadata().map_err(|error| Error::io("look at", control.path(""), error))?.id;
+    let id = control
+        .dir
+        .metadata()
+        .map_err(|error| Error::io("look at", control.path(""), error))?
+        .id;
     let local = Local::of(&*cx.platform);
     let local_cache = local.cache(id);
 
@@ -159,7 +186,14 @@ fn acquire_in(cx: &Arc<Context>, waiter: &mut Waiter<'_>, force: bool, look: &mu
         Locking::Lease => (None, Kind::LeaseOnly),
         // An operator's force must not wait for whom it is to remove.
         Locking::Auto if force => (None, Kind::LeaseOnly),
-        Locking::Auto => take_gate(cx, &local_cache, &control, file_system, waiter, &mut observation)?,
+        Locking::Auto => take_gate(
+            cx,
+            &local_cache,
+            &control,
+            file_system,
+            waiter,
+            &mut observation,
+        )?,
     };
     if gate.is_some() {
         if observation.has_looked() && look(&root)? {
@@ -168,7 +202,12 @@ fn acquire_in(cx: &Arc<Context>, waiter: &mut Waiter<'_>, force: bool, look: &mu
         want::give_way(&control, waiter)?;
     }
 
-    let lease = Arc::new(Lease::acquire(&control, &Request { kind, force }, waiter, &mut observation)?);
+    let lease = Arc::new(Lease::acquire(
+        &control,
+        &Request { kind, force },
+        waiter,
+        &mut observation,
+    )?);
     let beats = local.heartbeat.keep(&cx.platform, &lease);
     let hold = Hold {
         cx: cx.clone(),
@@ -202,7 +241,10 @@ fn file_system<'a>(local: &'a LocalCache, control: &Control) -> Result<&'a FileS
     if let Some(known) = local.file_system.get() {
         return Ok(known);
     }
-    let found = control.dir.file_system().map_err(|error| Error::io("ask the file system of", control.path(""), error))?;
+    let found = control
+        .dir
+        .file_system()
+        .map_err(|error| Error::io("ask the file system of", control.path(""), error))?;
     Ok(local.file_system.get_or_init(|| found))
 }
 
@@ -246,10 +288,24 @@ pub(crate) struct LockView {
 }
 
 pub(crate) fn view(control: &Control) -> Result<LockView> {
-    let file_system =
-        control.dir.file_system().map_err(|error| Error::io("ask the file system of", control.path(""), error))?;
+    let file_system = control
+        .dir
+        .file_system()
+        .map_err(|error| Error::io("ask the file system of", control.path(""), error))?;
     let sight = Sight::look(control)?;
-    let gate_held = if file_system.kernel_locks { gate::is_held(control)? } else { None };
-    let holder = sight.record().filter(|record| !record.released).map(|record| record.holder());
-    Ok(LockView { holder, gate_held, head: sight.head, file_system })
+    let gate_held = if file_system.kernel_locks {
+        gate::is_held(control)?
+    } else {
+        None
+    };
+    let holder = sight
+        .record()
+        .filter(|record| !record.released)
+        .map(|record| record.holder());
+    Ok(LockView {
+        holder,
+        gate_held,
+        head: sight.head,
+        file_system,
+    })
 }

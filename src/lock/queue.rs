@@ -37,7 +37,10 @@ impl Queue {
             let ticket = line.next_ticket;
             line.next_ticket += 1;
             line.tickets.push_back((ticket, waiter.event().clone()));
-            Turn { queue: self.clone(), ticket }
+            Turn {
+                queue: self.clone(),
+                ticket,
+            }
         };
         let mut waited = false;
         waiter.waits_for(WaitingFor::Thread);
@@ -49,7 +52,10 @@ impl Queue {
     }
 
     fn is_front(&self, ticket: u64) -> bool {
-        self.line().tickets.front().is_some_and(|(front, _)| *front == ticket)
+        self.line()
+            .tickets
+            .front()
+            .is_some_and(|(front, _)| *front == ticket)
     }
 
     fn line(&self) -> MutexGuard<'_, Line> {

@@ -38,8 +38,14 @@ pub(crate) struct Want {
 impl Want {
     pub(crate) fn put_up(control: &Control, waited: Duration) -> Result<Self> {
         let random = control.cx.platform.random();
-        let nonce = random.map_err(|error| crate::Error::io("draw a random name for", control.path("want"), error))?;
-        let want = Want { control: control.clone(), name: control::want(nonce), process: control.cx.platform.process_id() };
+        let nonce = random.map_err(|error| {
+            crate::Error::io("draw a random name for", control.path("want"), error)
+        })?;
+        let want = Want {
+            control: control.clone(),
+            name: control::want(nonce),
+            process: control.cx.platform.process_id(),
+        };
         let file = control.create_unique(&want.name)?;
         want.write(&*file, waited);
         Ok(want)
@@ -47,7 +53,12 @@ impl Want {
 
     /// Says that its owner is alive and how long it has waited. A want that was removed is put up again.
     pub(crate) fn beat(&self, waited: Duration) {
-        let opened = self.control.open(&self.name, Access::Write).ok().flatten().map(|(file, _)| file);
+        let opened = self
+            .control
+            .open(&self.name, Access::Write)
+            .ok()
+            .flatten()
+            .map(|(file, _)| file);
         let file = opened.or_else(|| self.control.create_new(&self.name).ok().flatten());
         if let Some(file) = file {
             self.write(&*file, waited);
@@ -76,7 +87,11 @@ fn waited_for(bytes: &[u8]) -> Option<Duration> {
 
 /// For a native that has just got the gate: lets wants that have waited longer than it go first.
 pub(crate) fn give_way(control: &Control, waiter: &mut Waiter<'_>) -> Result<()> {
-    let mut names: Vec<_> = control.list()?.into_iter().filter(|name| control::kind_of(name) == Kind::Want).collect();
+    let mut names: Vec<_> = control
+        .list()?
+        .into_iter()
+        .filter(|name| control::kind_of(name) == Kind::Want)
+        .collect();
     if names.is_empty() {
         return Ok(());
     }
@@ -128,14 +143,24 @@ pub(crate) fn give_way(control: &Control, waiter: &mut Waiter<'_>) -> Result<()>
 
 /// For the new holder of `epoch`: removes wants whose owners are surely gone. A live owner would put its want up again.
 pub(crate) fn sweep(control: &Control, epoch: u64, lease: Duration, names: &[String]) {
-    let mut wants = names.iter().filter(|name| control::kind_of(name) == Kind::Want).peekable();
+    let mut wants = names
+        .iter()
+        .filter(|name| control::kind_of(name) == Kind::Want)
+        .peekable();
     if wants.peek().is_none() {
         return;
     }
-    let Ok(Some(now)) = control.stat(&control::claim(epoch)) else { return };
+    let Ok(Some(now)) = control.stat(&control::claim(epoch)) else {
+        return;
+    };
     for name in wants {
-        let Ok(Some(want)) = control.stat(name) else { continue };
-        let age = now.modified.duration_since(want.modified).unwrap_or_default();
+        let Ok(Some(want)) = control.stat(name) else {
+            continue;
+        };
+        let age = now
+            .modified
+            .duration_since(want.modified)
+            .unwrap_or_default();
         if want.kind == FileKind::File && age > lease * CLOCK_LEASES {
             let _ = control.unlink(name);
         }
