@@ -28,13 +28,22 @@ fn now() -> Duration {
 }
 
 fn plain(dir: &Path) -> File {
-    File::options().create(true).truncate(false).write(true).open(dir.join("plain.lock")).unwrap()
+    File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(dir.join("plain.lock"))
+        .unwrap()
 }
 
 /// Waits by a helper thread, as the library does; returns when the caller goes on.
 fn gate(dir: &Path) -> Arc<dyn platform::File> {
     let native = platform::native();
-    let opened = native.open_dir(dir).unwrap().open("plain.lock", Access::Write).unwrap();
+    let opened = native
+        .open_dir(dir)
+        .unwrap()
+        .open("plain.lock", Access::Write)
+        .unwrap();
     let file: Arc<dyn platform::File> = Arc::from(opened);
     if !file.try_lock().unwrap() {
         let event = native.event();
@@ -50,7 +59,10 @@ fn gate(dir: &Path) -> Arc<dyn platform::File> {
 }
 
 fn cache(dir: &Path) -> Cache {
-    Cache::builder(dir.join("cache")).timeout(Duration::from_secs(60)).open().unwrap()
+    Cache::builder(dir.join("cache"))
+        .timeout(Duration::from_secs(60))
+        .open()
+        .unwrap()
 }
 
 /// The other process: for each line, waits that way, says when it had the lock, and releases it.
@@ -101,10 +113,19 @@ struct Other {
 impl Other {
     fn start(dir: &Path) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        let mut child = command.env(DIR, dir).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = command
+            .env(DIR, dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let orders = child.stdin.take().unwrap();
         let answers = BufReader::new(child.stdout.take().unwrap());
-        Other { child, orders, answers }
+        Other {
+            child,
+            orders,
+            answers,
+        }
     }
 
     /// Holds that way while the other waits, for `hold`; from the beginning of the release to the other's acquire.
@@ -144,7 +165,10 @@ fn main() {
         return wait_for_orders(&PathBuf::from(dir));
     }
     // A failed system call would pay for a backtrace.
-    assert!(std::env::var_os("RUST_BACKTRACE").is_none(), "unset RUST_BACKTRACE: it makes failed calls slow");
+    assert!(
+        std::env::var_os("RUST_BACKTRACE").is_none(),
+        "unset RUST_BACKTRACE: it makes failed calls slow"
+    );
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let dir = dir.path();
     drop(plain(dir));
@@ -164,17 +188,23 @@ fn main() {
         drop(idle.lock().unwrap());
         lease.push(now() - began);
     }
-    let mut polls: Vec<_> =
-        (0..POLLS).map(|n| other.hand_off(dir, "poll", Duration::from_millis(1000 + 37 * n as u64))).collect();
+    let mut polls: Vec<_> = (0..POLLS)
+        .map(|n| other.hand_off(dir, "poll", Duration::from_millis(1000 + 37 * n as u64)))
+        .collect();
     drop(other.orders);
     other.child.wait().unwrap();
 
     let [flock, gate, lock] = [0, 1, 2].map(|way| median(&mut times[way]));
     let (lease, poll) = (median(&mut lease), median(&mut polls));
-    println!("flock {flock:?}, gate {gate:?}, lock {lock:?}, an acquire and release without waiting {lease:?}, poll {poll:?}");
+    println!(
+        "flock {flock:?}, gate {gate:?}, lock {lock:?}, an acquire and release without waiting {lease:?}, poll {poll:?}"
+    );
     let goals = [
         ("gate at most twice a blocking flock", gate <= flock * 2),
-        ("lock at most that and the bare lease steps", lock <= flock * 2 + lease),
+        (
+            "lock at most that and the bare lease steps",
+            lock <= flock * 2 + lease,
+        ),
         ("lock at most a hundredth of polling", lock * 100 <= poll),
     ];
     for (goal, met) in goals {

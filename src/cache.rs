@@ -125,7 +125,6 @@ impl Cache {
     /// let cache = Cache::builder(&dir).timeout(Duration::from_secs(60)).durability(Durability::Full).open()?;
     /// # Ok::<(), cachelock::Error>(())
     /// ```
-    #[must_use]
     pub fn builder(path: impl AsRef<Path>) -> CacheBuilder {
         CacheBuilder {
             path: path.as_ref().to_owned(),

@@ -65,7 +65,7 @@ fn finish(
             let hopeless = published.is_some() || error.is_lease_lost();
             Err(PublishError {
                 error,
-                refresh: (!hopeless).then_some(refresh),
+                refresh: (!hopeless).then(|| Box::new(refresh)),
                 published,
             })
         }

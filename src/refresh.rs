@@ -74,7 +74,7 @@ pub struct PublishError {
     /// What went wrong.
     pub error: Error,
     /// The refresh with its stage, to be published again without producing again; `None` if that cannot succeed.
-    pub refresh: Option<Refresh>,
+    pub refresh: Option<Box<Refresh>>,
     /// Set if the payload *was* published and only its durability is in doubt.
     pub published: Option<Published>,
 }
@@ -266,7 +266,8 @@ pub(crate) struct Stage {
     buffer: Vec<u8>,
     /// Given to the file system.
     written: u64,
-    hasher: Xxh3Default,
+    /// Boxed for its size.
+    hasher: Box<Xxh3Default>,
     failed: Option<String>,
     removed: bool,
 }
@@ -280,7 +281,7 @@ impl Stage {
             file: Some(file),
             buffer: Vec::new(),
             written: 0,
-            hasher: Xxh3Default::new(),
+            hasher: Box::new(Xxh3Default::new()),
             failed: None,
             removed: false,
         })

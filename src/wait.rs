@@ -265,6 +265,11 @@ impl<'a> Waiter<'a> {
         self.now().saturating_sub(self.started)
     }
 
+    /// Whether it had to wait at all.
+    pub(crate) fn has_paused(&self) -> bool {
+        self.contended
+    }
+
     /// What is left of the budget; `None`: no limit.
     pub(crate) fn remaining(&self) -> Option<Duration> {
         self.budget

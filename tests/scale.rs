@@ -9,7 +9,10 @@ use cachelock::{Cache, Durability};
 /// The highest resident size of this process so far, in KiB.
 fn peak_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("Linux has it");
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM:"))
+        .expect("Linux has it");
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
@@ -21,7 +24,12 @@ fn role() {
     let Ok(dir) = std::env::var(ROLE) else { return };
     const GIB: u64 = 1 << 30;
     let before = peak_kib();
-    let entry = Cache::builder(dir).durability(Durability::None).open().unwrap().entry("large").unwrap();
+    let entry = Cache::builder(dir)
+        .durability(Durability::None)
+        .open()
+        .unwrap()
+        .entry("large")
+        .unwrap();
     let mut refresh = entry.refresh().unwrap();
     refresh.expect_len(GIB);
     let piece = vec![7; 64 * 1024];
@@ -52,7 +60,9 @@ fn a_payload_of_one_gib_streams_through_in_16_mib_of_memory() {
     }
     let dir = tempfile::tempdir().unwrap();
     let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "role", "--nocapture"]).env(ROLE, dir.path());
+    command
+        .args(["--exact", "role", "--nocapture"])
+        .env(ROLE, dir.path());
     assert!(command.status().unwrap().success());
 }
 
@@ -63,7 +73,12 @@ fn a_refresh_costs_the_same_beside_a_hundred_thousand_entries() {
     }
     let (few, many) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let open = |dir: &std::path::Path| {
-        Cache::builder(dir).durability(Durability::None).open().unwrap().entry("entry").unwrap()
+        Cache::builder(dir)
+            .durability(Durability::None)
+            .open()
+            .unwrap()
+            .entry("entry")
+            .unwrap()
     };
     let refresh = |entry: &cachelock::Entry| {
         let began = Instant::now();
@@ -87,5 +102,8 @@ fn a_refresh_costs_the_same_beside_a_hundred_thousand_entries() {
     let times: (Vec<_>, Vec<_>) = (0..200).map(|_| (refresh(&few), refresh(&many.0))).unzip();
     let (few, many) = (median(times.0), median(times.1));
     println!("a refresh beside 1 entry takes {few:?}, beside 100,000 {many:?}");
-    assert!(many < few * 2, "{few:?} beside one entry, {many:?} beside 100,000");
+    assert!(
+        many < few * 2,
+        "{few:?} beside one entry, {many:?} beside 100,000"
+    );
 }

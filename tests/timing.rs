@@ -26,13 +26,22 @@ fn role() {
 
 fn hold(dir: &Path) -> Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "role", "--nocapture"]).env(HOLD, dir).stdin(Stdio::piped()).stdout(Stdio::piped());
+    command
+        .args(["--exact", "role", "--nocapture"])
+        .env(HOLD, dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let output = child.stdout.as_mut().unwrap();
     let mut said = Vec::new();
     while !said.ends_with(b"held\n") {
         let mut byte = [0];
-        assert_eq!(output.read(&mut byte).unwrap(), 1, "the holder ended: {}", String::from_utf8_lossy(&said));
+        assert_eq!(
+            output.read(&mut byte).unwrap(),
+            1,
+            "the holder ended: {}",
+            String::from_utf8_lossy(&said)
+        );
         said.push(byte[0]);
     }
     child
@@ -41,7 +50,12 @@ fn hold(dir: &Path) -> Child {
 /// User and system time of this process.
 fn cpu_time() -> Duration {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let fields: Vec<_> = stat
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
     let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
     // The kernel's USER_HZ, 100 on every architecture that Rust supports on Linux but Alpha.
     Duration::from_millis(ticks * 10)
@@ -51,7 +65,11 @@ fn cpu_time() -> Duration {
 fn check(what: &str, mut late: Vec<Duration>) {
     late.sort();
     let worst = late[(late.len() * 99).div_ceil(100) - 1];
-    println!("{what}: late by {:?} (median), {worst:?} (99th percentile of {})", late[late.len() / 2], late.len());
+    println!(
+        "{what}: late by {:?} (median), {worst:?} (99th percentile of {})",
+        late[late.len() / 2],
+        late.len()
+    );
     assert!(worst <= LIMIT, "{what}: {worst:?} late");
 }
 
@@ -63,22 +81,40 @@ fn timeouts_and_cancellation_are_exact_and_waiting_is_cheap() {
     let dir = tempfile::tempdir().unwrap();
     let mut holder = hold(dir.path());
     for locking in [Locking::Auto, Locking::Lease] {
-        for (timeout, times) in [(Duration::ZERO, 100), (Duration::from_secs(1), 8), (Duration::from_secs(3), 2)] {
-            let cache = Cache::builder(dir.path()).timeout(timeout).locking(locking).open().unwrap();
+        for (timeout, times) in [
+            (Duration::ZERO, 100),
+            (Duration::from_secs(1), 8),
+            (Duration::from_secs(3), 2),
+        ] {
+            let cache = Cache::builder(dir.path())
+                .timeout(timeout)
+                .locking(locking)
+                .open()
+                .unwrap();
             let late = (0..times).map(|_| {
                 let began = Instant::now();
                 let error = cache.lock().expect_err("somebody else holds it");
                 let took = began.elapsed();
                 assert!(error.is_timeout(), "{error}");
-                assert_eq!(error.holder().and_then(|holder| holder.pid), Some(holder.id()), "{error}");
+                assert_eq!(
+                    error.holder().and_then(|holder| holder.pid),
+                    Some(holder.id()),
+                    "{error}"
+                );
                 assert!(took >= timeout, "{took:?} is too early");
                 took - timeout
             });
-            check(&format!("timeout of {timeout:?}, {locking}"), late.collect());
+            check(
+                &format!("timeout of {timeout:?}, {locking}"),
+                late.collect(),
+            );
         }
         let late = (0..50).map(|n| {
             let token = CancelToken::new();
-            let cache = Cache::builder(dir.path()).timeout(Timeout::Infinite).locking(locking).cancel(token.clone());
+            let cache = Cache::builder(dir.path())
+                .timeout(Timeout::Infinite)
+                .locking(locking)
+                .cancel(token.clone());
             let cache = cache.open().unwrap();
             let waiter = std::thread::spawn(move || {
                 let error = cache.lock().expect_err("somebody else holds it");
@@ -93,13 +129,24 @@ fn timeouts_and_cancellation_are_exact_and_waiting_is_cheap() {
         check(&format!("cancellation, {locking}"), late.collect());
     }
 
-    let cache = Cache::builder(dir.path()).timeout(Duration::from_secs(20)).open().unwrap();
+    let cache = Cache::builder(dir.path())
+        .timeout(Duration::from_secs(20))
+        .open()
+        .unwrap();
     let before = cpu_time();
-    assert!(cache.lock().expect_err("somebody else holds it").is_timeout());
+    assert!(
+        cache
+            .lock()
+            .expect_err("somebody else holds it")
+            .is_timeout()
+    );
     let used = cpu_time() - before;
     println!("a waiter used {used:?} of processor time in 20 s");
     // 0.1 % of a core, and the clock's grain.
-    assert!(used <= Duration::from_millis(20 + 10), "a waiter used {used:?} in 20 s");
+    assert!(
+        used <= Duration::from_millis(20 + 10),
+        "a waiter used {used:?} in 20 s"
+    );
 
     drop(holder.stdin.take());
     assert!(holder.wait().unwrap().success());
@@ -108,5 +155,9 @@ fn timeouts_and_cancellation_are_exact_and_waiting_is_cheap() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     names.sort();
-    assert_eq!(names, ["cache.lock", "head"], "the waiters left nothing behind");
+    assert_eq!(
+        names,
+        ["cache.lock", "head"],
+        "the waiters left nothing behind"
+    );
 }

@@ -25,8 +25,15 @@ struct Cache {
 
 impl Cache {
     fn new() -> Self {
-        let cache = Cache { dir: tempfile::tempdir().unwrap(), refreshed: 0, recoveries: Vec::new() };
-        assert!(cache.finish(cache.refresh(), b"old").success(), "the first refresh works");
+        let cache = Cache {
+            dir: tempfile::tempdir().unwrap(),
+            refreshed: 0,
+            recoveries: Vec::new(),
+        };
+        assert!(
+            cache.finish(cache.refresh(), b"old").success(),
+            "the first refresh works"
+        );
         cache
     }
 
@@ -35,7 +42,11 @@ impl Cache {
     }
 
     fn refresh(&self) -> Child {
-        spawn(Command::new(PROGRAM).args(["refresh", "--quiet"]).arg(self.entry()))
+        spawn(
+            Command::new(PROGRAM)
+                .args(["refresh", "--quiet"])
+                .arg(self.entry()),
+        )
     }
 
     fn finish(&self, mut child: Child, payload: &[u8]) -> std::process::ExitStatus {
@@ -48,31 +59,62 @@ impl Cache {
     #[track_caller]
     fn check_after_kill(&mut self, killed: Instant, what: &str) {
         let found = fs::read(self.entry()).unwrap();
-        assert!(found == b"old" || found == b"new", "{what}: the entry is {found:?}");
-        let read = Command::new(PROGRAM).arg("read").arg(self.entry()).output().unwrap();
-        assert!(read.status.success() && read.stdout == found, "{what}: a read says {read:?}");
+        assert!(
+            found == b"old" || found == b"new",
+            "{what}: the entry is {found:?}"
+        );
+        let read = Command::new(PROGRAM)
+            .arg("read")
+            .arg(self.entry())
+            .output()
+            .unwrap();
+        assert!(
+            read.status.success() && read.stdout == found,
+            "{what}: a read says {read:?}"
+        );
 
         let began = Instant::now();
         let status = self.finish(self.refresh(), b"old");
         let took = began.elapsed();
-        assert!(status.success(), "{what}: the next refresh ended with {status}");
-        assert!(killed.elapsed() < Duration::from_secs(1) + (began - killed), "{what}: it took {took:?}");
+        assert!(
+            status.success(),
+            "{what}: the next refresh ended with {status}"
+        );
+        assert!(
+            killed.elapsed() < Duration::from_secs(1) + (began - killed),
+            "{what}: it took {took:?}"
+        );
         self.recoveries.push(took);
         self.refreshed += 1;
 
         assert_eq!(fs::read(self.entry()).unwrap(), b"old", "{what}");
-        assert_eq!(control(self.dir.path()), ["cache.lock", "head", "tags"], "{what}: something is left");
-        assert_eq!(names(self.dir.path()), [".cachelock", "entry"], "{what}: something is left");
+        assert_eq!(
+            control(self.dir.path()),
+            ["cache.lock", "head", "tags"],
+            "{what}: something is left"
+        );
+        assert_eq!(
+            names(self.dir.path()),
+            [".cachelock", "entry"],
+            "{what}: something is left"
+        );
     }
 }
 
 fn spawn(command: &mut Command) -> Child {
-    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
 }
 
 fn names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<_> =
-        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<_> = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.sort();
     names
 }
@@ -88,7 +130,11 @@ type Point = (String, usize, &'static str);
 fn dry_run(cache: &Cache) -> Vec<Point> {
     let log = cache.dir.path().with_extension("strace");
     let child = spawn(
-        Command::new("strace").arg("-o").arg(&log).args(["-s", "200", PROGRAM, "refresh", "--quiet"]).arg(cache.entry()),
+        Command::new("strace")
+            .arg("-o")
+            .arg(&log)
+            .args(["-s", "200", PROGRAM, "refresh", "--quiet"])
+            .arg(cache.entry()),
     );
     assert!(cache.finish(child, b"old").success(), "the dry run works");
     let text = fs::read_to_string(&log).unwrap();
@@ -98,7 +144,9 @@ fn dry_run(cache: &Cache) -> Vec<Point> {
     let mut stages = 0;
     let mut points = Vec::new();
     for line in text.lines() {
-        let Some((name, rest)) = line.split_once('(') else { continue };
+        let Some((name, rest)) = line.split_once('(') else {
+            continue;
+        };
         if name.contains(' ') || name.starts_with(['+', '-']) {
             continue;
         }
@@ -108,7 +156,11 @@ fn dry_run(cache: &Cache) -> Vec<Point> {
             phase = if stages == 1 { "stage" } else { "tag" };
         } else if creates && rest.contains("\"claim-") {
             phase = "claim";
-        } else if name.starts_with("rename") && rest.contains("\"stage-") && rest.contains("\"entry\"") && stages == 2 {
+        } else if name.starts_with("rename")
+            && rest.contains("\"stage-")
+            && rest.contains("\"entry\"")
+            && stages == 2
+        {
             // The tag's rename has the same name in another folder: the payload's is the second.
             stages = 3;
         } else if name.starts_with("rename") && rest.contains("\"stage-") && stages == 3 {
@@ -136,20 +188,39 @@ fn a_refresh_killed_anywhere_blocks_nobody_and_leaves_nothing() {
     let points = dry_run(&cache);
     for phase in ["claim", "stage", "tag", "publish", "release"] {
         let of_phase: Vec<_> = points.iter().filter(|point| point.2 == phase).collect();
-        assert!(!of_phase.is_empty(), "the dry run shows the phase {phase}: {points:?}");
+        assert!(
+            !of_phase.is_empty(),
+            "the dry run shows the phase {phase}: {points:?}"
+        );
         let mut fired = 0;
         for (name, ordinal, _) in of_phase.iter().cycle().take(PER_PHASE) {
             let inject = format!("inject={name}:signal=KILL:when={ordinal}");
             let child = spawn(
-                Command::new("strace").args(["-o", "/dev/null", "-e", &inject, PROGRAM, "refresh", "--quiet"]).arg(cache.entry()),
+                Command::new("strace")
+                    .args([
+                        "-o",
+                        "/dev/null",
+                        "-e",
+                        &inject,
+                        PROGRAM,
+                        "refresh",
+                        "--quiet",
+                    ])
+                    .arg(cache.entry()),
             );
             let status = cache.finish(child, b"new");
             fired += usize::from(!status.success());
             cache.check_after_kill(Instant::now(), &format!("{phase}: {name} {ordinal}"));
         }
-        println!("{phase}: {fired} of {PER_PHASE} were killed at {} system calls", of_phase.len());
+        println!(
+            "{phase}: {fired} of {PER_PHASE} were killed at {} system calls",
+            of_phase.len()
+        );
         // Which calls a run makes varies a little with the scheduling of its threads.
-        assert!(fired >= PER_PHASE * 9 / 10, "{phase}: only {fired} injections fired");
+        assert!(
+            fired >= PER_PHASE * 9 / 10,
+            "{phase}: only {fired} injections fired"
+        );
     }
     kill_waiters(&mut cache);
     kill_at_random(&mut cache);
@@ -168,8 +239,16 @@ fn a_refresh_killed_anywhere_blocks_nobody_and_leaves_nothing() {
 fn kill_waiters(cache: &mut Cache) {
     for n in 0..WAITING {
         // Dies when its input is closed.
-        let mut holder = spawn(Command::new(PROGRAM).arg("lock").arg(cache.dir.path()).args(["--", "cat"]));
-        while !control(cache.dir.path()).iter().any(|name| name.starts_with("claim-")) {
+        let mut holder = spawn(
+            Command::new(PROGRAM)
+                .arg("lock")
+                .arg(cache.dir.path())
+                .args(["--", "cat"]),
+        );
+        while !control(cache.dir.path())
+            .iter()
+            .any(|name| name.starts_with("claim-"))
+        {
             std::thread::sleep(Duration::from_millis(1));
         }
         let mut waiter = cache.refresh();

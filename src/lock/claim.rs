@@ -250,7 +250,12 @@ mod tests {
             torn.extend_from_slice(&released[cut..]);
             // Torn within the padding it is still one of the two.
             if let Ok(claim) = Claim::decode(&torn) {
-                let whole = claim == sample() || claim == Claim { released: true, ..sample() };
+                let whole = claim == sample()
+                    || claim
+                        == Claim {
+                            released: true,
+                            ..sample()
+                        };
                 assert!(whole, "torn at {cut} was read as {claim:?}");
             }
         }

@@ -126,12 +126,17 @@ impl Lease {
         let next_claim =
             || -> Result<bool> { self.control.exists(&control::claim(self.epoch + 1)) };
         let head_moved = || -> Result<bool> { Ok(self.control.head()? != self.epoch) };
-        let overtaken = if self.control.cx.mutated(Mutation::CheckReversed) {
-            head_moved()? || next_claim()?
-        } else {
-            next_claim()? || head_moved()?
-        };
-        Ok(overtaken.then(|| "a later holder has taken over".to_owned()))
+        let looks: [&dyn Fn() -> Result<bool>; 2] =
+            match self.control.cx.mutated(Mutation::CheckReversed) {
+                false => [&next_claim, &head_moved],
+                true => [&head_moved, &next_claim],
+            };
+        for look in looks {
+            if look()? {
+                return Ok(Some("a later holder has taken over".to_owned()));
+            }
+        }
+        Ok(None)
     }
 
     /// Notes that the lease is lost, says so once, and returns the error for it.

@@ -139,9 +139,7 @@ pub(crate) fn acquire(
         let acquired = acquire_in(cx, waiter, force, look);
         let moved = match &acquired {
             // Deleted or replaced while we waited: what we hold, if anything, is not what the path names now.
-            Ok(Acquired::Held(hold)) => {
-                waiter.waited() > Duration::ZERO && !hold.root.is_current(cx)?
-            }
+            Ok(Acquired::Held(hold)) => waiter.has_paused() && !hold.root.is_current(cx)?,
             Ok(Acquired::Satisfied) => false,
             Err(error) => error.kind() == ErrorKind::Io && is_gone(error),
         };
