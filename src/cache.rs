@@ -2,83 +2,20 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use cachelock_platform::{FileSystem, Platform};
+use cachelock_platform::FileSystem;
 
-use crate::context::{Context, Options};
+use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::events::Observer;
-use crate::lock::{self, Acquired, Hold, Holder, LEASE_MAX, Look};
+use crate::lock::{self, Acquired, Hold, Holder, Look};
 use crate::mutation::Mutation;
 use crate::name::EntryName;
 use crate::refresh::Refresh;
 use crate::root::Root;
 use crate::state::current_record;
-use crate::wait::{CancelToken, Timeout, Waiter};
-
-/// How writers exclude each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum Locking {
-    /// Kernel lock and lease where the kernel lock can be trusted, else the lease alone, which is said once as the event
-    /// `fallback_to_lease`.
-    #[default]
-    Auto,
-    /// The lease alone. Safe next to [`Locking::Auto`] on the same directory; waiting is less exact.
-    Lease,
-}
-
-/// What a publish survives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-#[non_exhaustive]
-pub enum Durability {
-    /// Kills of the process, but not a power loss: after one, an entry may be torn.
-    None,
-    /// After a power loss an entry is old, new or missing, never torn. Syncs the payload before its rename.
-    #[default]
-    Data,
-    /// As `Data`, and an acknowledged publish survives. Syncs payload, tag and directories.
-    Full,
-}
-
-macro_rules! words {
-    ($type:ident, $what:literal, $($variant:ident = $word:literal),+) => {
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(match self { $($type::$variant => $word),+ })
-            }
-        }
-
-        impl FromStr for $type {
-            type Err = String;
-
-            fn from_str(text: &str) -> Result<Self, String> {
-                match text {
-                    $($word => Ok($type::$variant),)+
-                    _ => Err(format!(concat!("{:?} is none of the ", $what, ": ", $("`", $word, "` "),+), text)),
-                }
-            }
-        }
-    };
-}
-
-words!(Locking, "ways of locking", Auto = "auto", Lease = "lease");
-words!(
-    Durability,
-    "durabilities",
-    None = "none",
-    Data = "data",
-    Full = "full"
-);
-
-/// The default lease: 5 s, below the default timeout, so that a waiter outlives a dead guest.
-pub(crate) const LEASE_DEFAULT: Duration = Duration::from_secs(5);
-
-/// Shorter leases would be lost to the scheduler of a busy machine: 100 ms.
-pub(crate) const LEASE_MIN: Duration = Duration::from_millis(100);
+use crate::wait::Waiter;
 
 /// A cache: one directory that many processes share. Cheap to clone.
 ///
@@ -107,39 +44,19 @@ pub struct Cache {
 }
 
 impl Cache {
+    pub(crate) fn new(cx: Arc<Context>) -> Self {
+        Cache {
+            cx,
+            root: Arc::default(),
+        }
+    }
+
     /// The cache in the directory `path`, with the default settings.
     ///
     /// # Errors
     /// A path that is empty, or relative when the current directory cannot be had.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::builder(path).open()
-    }
-
-    /// The cache in the directory `path`, with settings.
-    ///
-    /// ```
-    /// use cachelock::{Cache, Durability};
-    /// use std::time::Duration;
-    ///
-    /// let dir = std::env::temp_dir().join("cachelock-doc-builder");
-    /// let cache = Cache::builder(&dir).timeout(Duration::from_secs(60)).durability(Durability::Full).open()?;
-    /// # Ok::<(), cachelock::Error>(())
-    /// ```
-    pub fn builder(path: impl AsRef<Path>) -> CacheBuilder {
-        CacheBuilder {
-            path: path.as_ref().to_owned(),
-            platform: None,
-            options: Options {
-                locking: Locking::default(),
-                lease: LEASE_DEFAULT,
-                timeout: Timeout::DEFAULT,
-                cancel: None,
-                durability: Durability::default(),
-                allow_shared: false,
-                observer: None,
-                mutation: None,
-            },
-        }
     }
 
     /// The cache's directory, absolute.
@@ -269,100 +186,6 @@ pub struct Status {
     pub epoch: u64,
     /// The file system that the cache is on.
     pub file_system: FileSystem,
-}
-
-/// Settings for a [`Cache`].
-#[must_use = "nothing happens until `open`"]
-pub struct CacheBuilder {
-    path: PathBuf,
-    platform: Option<Arc<dyn Platform>>,
-    options: Options,
-}
-
-impl CacheBuilder {
-    /// How long callers wait for the lock; 10 s by default.
-    pub fn timeout(mut self, timeout: impl Into<Timeout>) -> Self {
-        self.options.timeout = timeout.into();
-        self
-    }
-
-    /// Ends waits of this cache from another thread.
-    pub fn cancel(mut self, token: CancelToken) -> Self {
-        self.options.cancel = Some(token);
-        self
-    }
-
-    /// How writers exclude each other; [`Locking::Auto`] by default.
-    pub fn locking(mut self, locking: Locking) -> Self {
-        self.options.locking = locking;
-        self
-    }
-
-    /// How long a holder may stand still before others take over: 5 s by default, at least 100 ms, at most 10 min. It is
-    /// beaten three times in that time.
-    pub fn lease(mut self, lease: Duration) -> Self {
-        self.options.lease = lease;
-        self
-    }
-
-    /// What a publish survives; [`Durability::Data`] by default.
-    pub fn durability(mut self, durability: Durability) -> Self {
-        self.options.durability = durability;
-        self
-    }
-
-    /// Allows a directory that other users may write to, or that belongs to another user. They can then forge entries.
-    pub fn allow_shared(mut self, allow: bool) -> Self {
-        self.options.allow_shared = allow;
-        self
-    }
-
-    /// Whom to tell what happens.
-    pub fn observer(mut self, observer: impl Observer + 'static) -> Self {
-        self.options.observer = Some(Arc::new(observer));
-        self
-    }
-
-    /// Runs on another platform than this process's own: a simulated one, in tests.
-    pub fn platform(mut self, platform: Arc<dyn Platform>) -> Self {
-        self.platform = Some(platform);
-        self
-    }
-
-    /// Gets one rule of the lease protocol wrong, for tests that must notice.
-    #[cfg(feature = "mutations")]
-    pub fn mutation(mut self, mutation: Mutation) -> Self {
-        self.options.mutation = Some(mutation);
-        self
-    }
-
-    /// The cache with these settings.
-    ///
-    /// # Errors
-    /// [`Limit`](crate::ErrorKind::Limit) for a lease out of bounds; an empty path; a relative one when the current
-    /// directory cannot be had.
-    pub fn open(self) -> Result<Cache> {
-        let platform = self.platform.unwrap_or_else(cachelock_platform::native);
-        let path = platform
-            .absolute(&self.path)
-            .map_err(|error| Error::io("find the directory", &*self.path, error))?;
-        let lease = self.options.lease;
-        if lease < LEASE_MIN || lease > LEASE_MAX {
-            return Err(Error::limit(
-                &path,
-                format!("a lease of {lease:?} is not between {LEASE_MIN:?} and {LEASE_MAX:?}"),
-            ));
-        }
-        let cx = Arc::new(Context {
-            platform,
-            path,
-            options: self.options,
-        });
-        Ok(Cache {
-            cx,
-            root: Arc::default(),
-        })
-    }
 }
 
 /// One entry of a [`Cache`]: a name, whether or not it has a payload. Cheap to clone.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cachelock_platform::Platform;
 
-use crate::cache::{Durability, Locking};
+use crate::builder::{Durability, Locking};
 use crate::events::{self, Event, Observer};
 use crate::mutation::Mutation;
 use crate::wait::{CancelToken, Timeout};

@@ -40,6 +40,7 @@
 //! what they should be; `.cachelock/` holds the kernel lock's file and numbered lease files, and the files that
 //! are to be renamed are removed by whoever takes over.
 
+mod builder;
 mod cache;
 mod context;
 mod control;
@@ -51,6 +52,7 @@ mod mutation;
 mod name;
 mod publish;
 mod read;
+mod reader;
 mod refresh;
 mod root;
 mod section;
@@ -62,14 +64,16 @@ mod wait;
 
 pub use cachelock_platform as platform;
 
-pub use cache::{Cache, CacheBuilder, Durability, Entry, Locking, Status, WriteLock};
+pub use builder::{CacheBuilder, Durability, Locking};
+pub use cache::{Cache, Entry, Status, WriteLock};
 pub use error::{Error, ErrorKind, Result, WaitingFor};
 pub use events::{Backend, Event, EventKind, Observer};
 pub use freshness::{Begun, GetError, Policy};
 pub use lock::Holder;
 #[cfg(feature = "mutations")]
 pub use mutation::Mutation;
-pub use read::{Meta, Reader, Snapshot, Stream, Verification};
+pub use read::{Meta, Snapshot, Stream, Verification};
+pub use reader::Reader;
 pub use refresh::{PublishError, Published, Refresh};
 pub use tag::Validators;
 pub use wait::{CancelToken, ParseDurationError, Timeout, parse_duration};

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use cachelock_platform::Dir;
 
-use crate::cache::Durability;
+use crate::builder::Durability;
 use crate::control::found;
 use crate::error::{Error, Result, WaitingFor};
 use crate::events::{Event, EventKind};

@@ -16,7 +16,6 @@ use cachelock_platform::{File, Metadata};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::cache::Entry;
-use crate::control::found;
 use crate::error::{Error, Result};
 use crate::events::{Event, EventKind};
 use crate::mutation::Mutation;
@@ -181,7 +180,7 @@ pub(crate) enum Found<P> {
 }
 
 impl<P> Found<P> {
-    fn value(self) -> Option<P> {
+    pub(crate) fn value(self) -> Option<P> {
         match self {
             Found::Value(value) => Some(value),
             Found::Missing | Found::Absent { .. } => None,
@@ -190,7 +189,7 @@ impl<P> Found<P> {
 }
 
 /// How a payload is taken in: all of it into memory, or hashed first and read again later.
-trait Intake {
+pub(crate) trait Intake {
     type Output;
 
     fn take(payload: Payload) -> io::Result<(Content, Self)>
@@ -200,7 +199,7 @@ trait Intake {
     fn finish(self, meta: Meta, path: std::path::PathBuf) -> Self::Output;
 }
 
-struct Whole {
+pub(crate) struct Whole {
     bytes: Vec<u8>,
     file: Box<dyn File>,
     metadata: Metadata,
@@ -287,12 +286,12 @@ fn read_whole(file: &dyn File, len: u64) -> io::Result<Vec<u8>> {
 }
 
 /// One look, whatever the intake: the outcome and the tag it rests on.
-struct Look<P> {
-    found: Found<P>,
-    tag: FoundTag,
+pub(crate) struct Look<P> {
+    pub(crate) found: Found<P>,
+    pub(crate) tag: FoundTag,
 }
 
-fn look<I: Intake>(entry: &Entry) -> Result<Look<I::Output>> {
+pub(crate) fn look<I: Intake>(entry: &Entry) -> Result<Look<I::Output>> {
     let mut last: Option<Version> = None;
     loop {
         let Some(root) = entry.cache.root()? else {
@@ -443,112 +442,5 @@ impl Entry {
 
     pub(crate) fn look(&self) -> Result<Found<Stream>> {
         Ok(look::<Source>(self)?.found)
-    }
-
-    /// A reader that remembers what it read last.
-    #[must_use]
-    pub fn reader(&self) -> Reader {
-        Reader {
-            entry: self.clone(),
-            last: None,
-        }
-    }
-}
-
-/// Reads one entry again and again: as long as it has not changed, that costs one stat of the payload and one of the tag,
-/// whatever its size, and returns the same shared bytes.
-///
-/// ```
-/// use std::io::Write;
-/// use std::sync::Arc;
-///
-/// let dir = std::env::temp_dir().join("cachelock-doc-reader");
-/// let entry = cachelock::Cache::open(&dir)?.entry("x")?;
-/// let mut refresh = entry.refresh()?;
-/// refresh.write_all(b"payload")?;
-/// refresh.publish()?;
-///
-/// let mut reader = entry.reader();
-/// let first = reader.read()?.expect("published").bytes();
-/// let second = reader.read()?.expect("published").bytes();
-/// assert!(Arc::ptr_eq(&first, &second));
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug)]
-pub struct Reader {
-    entry: Entry,
-    last: Option<Last>,
-}
-
-struct Last {
-    snapshot: Snapshot,
-    /// Open, so that no other file can have its identity.
-    _payload: Box<dyn File>,
-    payload: Metadata,
-    tag: FoundTag,
-}
-
-impl std::fmt::Debug for Last {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Last")
-            .field("snapshot", &self.snapshot.meta)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Reader {
-    /// As [`Entry::read`].
-    ///
-    /// # Errors
-    /// As [`Entry::read`].
-    pub fn read(&mut self) -> Result<Option<Snapshot>> {
-        if let Some(last) = &self.last
-            && self.is_unchanged(last)?
-        {
-            return Ok(Some(last.snapshot.clone()));
-        }
-        self.last = None;
-        let look = look::<Whole>(&self.entry)?;
-        self.last = look.found.value().map(|(snapshot, file, metadata)| Last {
-            snapshot,
-            _payload: file,
-            payload: metadata,
-            tag: look.tag,
-        });
-        Ok(self.last.as_ref().map(|last| last.snapshot.clone()))
-    }
-
-    /// Identity, length and time of both files. The tag's, too: a refresh may extend an entry's life without touching its
-    /// payload.
-    fn is_unchanged(&self, last: &Last) -> Result<bool> {
-        let same =
-            |a: &Metadata, b: &Metadata| (a.id, a.len, a.modified) == (b.id, b.len, b.modified);
-        let entry = &self.entry;
-        let Some(root) = entry.cache.root()? else {
-            return Ok(false);
-        };
-        let Some(folder) = root.folder(&entry.cx, &entry.name)? else {
-            return Ok(false);
-        };
-        if !folder
-            .stat(entry.name.file())
-            .is_ok_and(|now| same(&now, &last.payload))
-        {
-            return Ok(false);
-        }
-        let Ok(tags) = root.tag_folder(&entry.name, false) else {
-            return Ok(false);
-        };
-        let now = tags
-            .map(|tags| found(tags.stat(entry.name.file())))
-            .transpose();
-        let Ok(now) = now.map(Option::flatten) else {
-            return Ok(false);
-        };
-        Ok(match (&last.tag.pinned, now) {
-            (Some((_, before)), Some(now)) => same(before, &now),
-            (None, None) => matches!(last.tag.state, TagState::None),
-            _ => false,
-        })
     }
 }

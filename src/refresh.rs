@@ -8,7 +8,8 @@ use std::time::{Duration, SystemTime};
 use cachelock_platform::File;
 use xxhash_rust::xxh3::Xxh3Default;
 
-use crate::cache::{Durability, Entry};
+use crate::builder::Durability;
+use crate::cache::Entry;
 use crate::control::write_all_at;
 use crate::error::{Error, Result};
 use crate::lock::Hold;

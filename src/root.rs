@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cachelock_platform::{Dir, FileId, Metadata};
 
-use crate::cache::Durability;
+use crate::builder::Durability;
 use crate::context::Context;
 use crate::control::{Control, TAGS, check_trust, dir_error, found, open_or_create_dir};
 use crate::error::{Error, Result};

@@ -27,30 +27,21 @@
 //!
 //! Each of these rules has an entry in [`Mutation`], and a test that fails without it.
 
-use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
-use cachelock_platform::{Access, File, Monotonic, Watch};
+use cachelock_platform::{Access, File, Monotonic};
 
+use super::attempt::Attempt;
 use super::claim::{Claim, Kind, RECORD_READ};
-use super::expiry::{self, Observation, Sight};
-use super::want::{self, Want};
-use crate::control::{self, Control, HEAD};
-use crate::error::{Error, Result, WaitingFor};
+use super::expiry::{self, Observation};
+use super::turn::Turn;
+use crate::control::{self, Control};
+use crate::error::{Error, Result};
 use crate::events::{Event, EventKind};
 use crate::mutation::Mutation;
 use crate::section::Section;
 use crate::wait::Waiter;
-
-/// The shortest and the longest pause between two looks of a caller that can only poll.
-const POLL: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(50));
-/// The same for the one caller that has the gate: there is only one, so it may look more often.
-const POLL_GATED: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
-
-/// Epochs are lengths of a file, so they end where file offsets do.
-const EPOCH_MAX: u64 = i64::MAX as u64;
 
 /// How a caller wants the lease.
 pub(crate) struct Request {
@@ -74,6 +65,25 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
+    pub(super) fn new(control: Control, claim: Claim) -> Self {
+        let cx = &control.cx;
+        Lease {
+            epoch: claim.epoch,
+            nonce: claim.nonce,
+            section: Section::new(&cx.platform),
+            stages: AtomicU64::new(0),
+            released: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
+            next_beat: Mutex::new(cx.platform.monotonic() + cx.options.lease / 3),
+            claim: Mutex::new(claim),
+            control,
+        }
+    }
+
+    pub(super) fn control(&self) -> &Control {
+        &self.control
+    }
+
     /// Waits for the lease and takes it: steps 1 to 4.
     pub(crate) fn acquire(
         control: &Control,
@@ -233,380 +243,5 @@ impl Lease {
                 .unwrap_or_else(PoisonError::into_inner)
                 .clone(),
         )
-    }
-}
-
-/// A claim of ours that is not the holder's yet.
-struct Attempt<'a> {
-    control: &'a Control,
-    claim: Claim,
-}
-
-struct Acquired {
-    lease: Lease,
-    waited_out: Option<Claim>,
-    removed: usize,
-}
-
-impl<'a> Attempt<'a> {
-    /// Step 2: claims the epoch after the last one; `None` if somebody else did.
-    fn start(control: &'a Control, kind: Kind, sight: &Sight) -> Result<Option<Self>> {
-        let cx = &control.cx;
-        let epoch = sight.last + 1;
-        if epoch >= EPOCH_MAX {
-            let reason =
-                "its epochs are used up; delete the control directory while nobody uses the cache";
-            return Err(Error::limit(&control.path(HEAD), reason));
-        }
-        let name = control::claim(epoch);
-        let Some(file) = control.create_new(&name)? else {
-            return Ok(None);
-        };
-        let identity = cx.platform.identity();
-        let nonce = cx
-            .platform
-            .random()
-            .map_err(|error| Error::io("draw a random name for", control.path(&name), error));
-        let claim = Claim {
-            epoch,
-            nonce: *nonce.as_ref().unwrap_or(&0),
-            kind,
-            released: false,
-            beat: 0,
-            lease: cx.options.lease,
-            since: cx.platform.wall(),
-            pid: identity.pid,
-            boot: identity.boot,
-            host: identity.host,
-        };
-        let attempt = Attempt { control, claim };
-        let written = nonce.and_then(|_| control.write(&*file, &name, &attempt.claim.encode()));
-        drop(file);
-        match written {
-            Ok(()) => Ok(Some(attempt)),
-            Err(error) => {
-                attempt.give_up();
-                Err(error)
-            }
-        }
-    }
-
-    /// Steps 3 and 4; `None` if overtaken meanwhile.
-    fn finish(self) -> Result<Option<Acquired>> {
-        match self.become_holder() {
-            Ok(Some(names)) => {
-                let (removed, waited_out) = self.collect(&names);
-                let cx = &self.control.cx;
-                let lease = Lease {
-                    control: self.control.clone(),
-                    epoch: self.claim.epoch,
-                    nonce: self.claim.nonce,
-                    section: Section::new(&cx.platform),
-                    stages: AtomicU64::new(0),
-                    released: AtomicBool::new(false),
-                    lost: AtomicBool::new(false),
-                    next_beat: Mutex::new(cx.platform.monotonic() + cx.options.lease / 3),
-                    claim: Mutex::new(self.claim),
-                };
-                Ok(Some(Acquired {
-                    lease,
-                    waited_out,
-                    removed,
-                }))
-            }
-            Ok(None) => {
-                self.give_up();
-                Ok(None)
-            }
-            Err(error) => {
-                self.give_up();
-                Err(error)
-            }
-        }
-    }
-
-    /// The fence, the next head, the check, the rename. Returns the last listing, or `None` if overtaken.
-    fn become_holder(&self) -> Result<Option<Vec<String>>> {
-        let control = self.control;
-        let cx = &control.cx;
-        let late_fence = cx.mutated(Mutation::HeadBeforeFence);
-        let mut names = if late_fence {
-            Vec::new()
-        } else {
-            self.fence()?
-        };
-        let name = control::next_head(self.claim.epoch, self.claim.nonce);
-        let file = control.create_unique(&name)?;
-        file.set_len(self.claim.epoch)
-            .map_err(|error| Error::io("set the length of", control.path(&name), error))?;
-        if control.remote {
-            file.sync()
-                .map_err(|error| Error::io("sync", control.path(&name), error))?;
-        }
-        drop(file);
-        if !cx.mutated(Mutation::HeadNotChecked)
-            && (control.exists(&control::claim(self.claim.epoch + 1))?
-                || control.head()? >= self.claim.epoch)
-        {
-            return Ok(None);
-        }
-        match control.dir.rename(&name, &*control.dir, HEAD) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => {
-                return Err(Error::io(
-                    "rename the next head to",
-                    control.path(HEAD),
-                    error,
-                ));
-            }
-        }
-        if late_fence {
-            names = self.fence()?;
-        }
-        Ok(Some(names))
-    }
-
-    /// Step 3: removes what earlier epochs could still rename. Returns the listing that showed none of it, the names that
-    /// were removed added at its end.
-    fn fence(&self) -> Result<Vec<String>> {
-        let one_epoch = self.control.cx.mutated(Mutation::FenceOneEpoch);
-        let is_stale = |name: &str| match control::kind_of(name) {
-            control::Kind::Fenced(epoch) if one_epoch => epoch + 1 == self.claim.epoch,
-            control::Kind::Fenced(epoch) => epoch < self.claim.epoch,
-            _ => false,
-        };
-        let mut removed = Vec::new();
-        loop {
-            let mut names = self.control.list()?;
-            let stale: Vec<_> = names
-                .iter()
-                .filter(|name| is_stale(name))
-                .cloned()
-                .collect();
-            if stale.is_empty() {
-                names.append(&mut removed);
-                return Ok(names);
-            }
-            for name in stale {
-                self.control.unlink(&name)?;
-                removed.push(name);
-            }
-        }
-    }
-
-    /// After acquiring: the claims of earlier epochs and abandoned wants. Best effort; the next holder tries again.
-    fn collect(&self, names: &[String]) -> (usize, Option<Claim>) {
-        let control = self.control;
-        let mut removed = 0;
-        let mut last: Option<Claim> = None;
-        for name in names {
-            match control::kind_of(name) {
-                control::Kind::Claim(epoch) if epoch < self.claim.epoch => {
-                    let bytes = control.read(name, RECORD_READ).ok().flatten();
-                    let claim = bytes.and_then(|bytes| Claim::decode(&bytes).ok());
-                    if claim.as_ref().is_some_and(|claim| {
-                        last.as_ref().is_none_or(|last| claim.epoch > last.epoch)
-                    }) {
-                        last = claim;
-                    }
-                    removed += usize::from(control.unlink(name).unwrap_or(false));
-                }
-                control::Kind::Fenced(epoch) if epoch < self.claim.epoch => removed += 1,
-                _ => {}
-            }
-        }
-        want::sweep(control, self.claim.epoch, control.cx.options.lease, names);
-        (removed, last)
-    }
-
-    /// Leaves no file that could be renamed, and no epoch that could be claimed again.
-    fn give_up(&self) {
-        let control = self.control;
-        let _ = control.unlink(&control::next_head(self.claim.epoch, self.claim.nonce));
-        let reached = control.head().is_ok_and(|head| head >= self.claim.epoch);
-        // An error here leaves a claim that expires: nobody is blocked for longer than that.
-        if reached || control.cx.mutated(Mutation::LoserUnlinks) {
-            let _ = control.unlink(&control::claim(self.claim.epoch));
-        } else {
-            let _ = expiry::mark_released(control, &self.claim);
-        }
-    }
-}
-
-impl Acquired {
-    fn announce(&self, overtakes: Option<Duration>) {
-        let control = &self.lease.control;
-        let event = |kind| Event {
-            epoch: Some(self.lease.epoch),
-            ..Event::new(kind, &control.cx.path)
-        };
-        let holder = self.waited_out.as_ref().map(Claim::holder);
-        if let Some(stood_still) = overtakes {
-            control.cx.emit(&Event {
-                held: Some(stood_still),
-                holder: holder.as_ref(),
-                ..event(EventKind::LeaseTakenOver)
-            });
-        }
-        if self.removed > 0 {
-            let detail = format!("removed {} stray files", self.removed);
-            control.cx.emit(&Event {
-                detail: Some(&detail),
-                ..event(EventKind::Recovered)
-            });
-        }
-    }
-}
-
-/// One caller's wait for the lease: what wakes it, how often it looks, and its courtesy towards others.
-struct Turn<'a> {
-    control: &'a Control,
-    kind: Kind,
-    watch: Option<Box<dyn Watch>>,
-    watch_tried: bool,
-    poll: Duration,
-    want: Option<Want>,
-    /// The epochs that were found taken by others, counted.
-    taken: u32,
-    last_taken: u64,
-    probed: Option<Sight>,
-    jitter: u64,
-}
-
-impl<'a> Turn<'a> {
-    fn new(control: &'a Control, kind: Kind) -> Self {
-        Turn {
-            control,
-            kind,
-            watch: None,
-            watch_tried: false,
-            poll: Duration::ZERO,
-            want: None,
-            taken: 0,
-            last_taken: 0,
-            probed: None,
-            jitter: 0,
-        }
-    }
-
-    /// Step 1: waits until the last claim is free, released, expired or known to be dead. Returns what was seen then, and
-    /// for how long the holder had stood still if it is overtaken.
-    fn wait(
-        &mut self,
-        waiter: &mut Waiter<'_>,
-        observation: &mut Observation,
-        request: &Request,
-    ) -> Result<(Sight, Option<Duration>)> {
-        waiter.waits_for(WaitingFor::Lease);
-        loop {
-            let sight = Sight::look(self.control)?;
-            if sight.is_free() {
-                return Ok((sight, None));
-            }
-            let patience = sight.patience(self.control);
-            let unchanged = observation.update(waiter.now(), &sight, patience);
-            if request.force || self.is_dead(&sight) || unchanged >= patience {
-                return Ok((sight, Some(unchanged)));
-            }
-            waiter.held_by(sight.record().map(|record| record.holder()));
-            if !waiter.outlasts(patience - unchanged) && self.probed.as_ref() != Some(&sight) {
-                if expiry::expired_by_file_clock(self.control, &sight, patience) {
-                    return Ok((sight, Some(patience)));
-                }
-                self.probed = Some(sight.clone());
-            }
-            if !self.watch_tried {
-                // Registered before the look that it is to save.
-                self.watch_tried = true;
-                self.watch = self.control.dir.watch(waiter.event().clone()).ok();
-                continue;
-            }
-            self.note_taken(sight.last, waiter)?;
-            let sleep = self
-                .sleep(patience)
-                .min(patience - unchanged)
-                .max(Duration::from_millis(1));
-            waiter.pause(waiter.now() + observation.plan(sleep))?;
-            if let Some(want) = &self.want {
-                want.beat(waiter.waited());
-            }
-        }
-    }
-
-    /// A gated holder is dead if the gate that it held is ours now, or its machine was started anew since.
-    fn is_dead(&self, sight: &Sight) -> bool {
-        let Kind::Gated(ours) = self.kind else {
-            return false;
-        };
-        let Some(record) = sight.record() else {
-            return false;
-        };
-        let Kind::Gated(theirs) = record.kind else {
-            return false;
-        };
-        let boot = self.control.cx.platform.identity().boot;
-        let other_boot = boot.is_some() && record.boot.is_some() && boot != record.boot;
-        other_boot || theirs == ours || self.control.cx.mutated(Mutation::GateNotCompared)
-    }
-
-    /// Whoever is not in the gate's queue and has found the lease taken twice asks for its turn.
-    fn note_taken(&mut self, epoch: u64, waiter: &Waiter<'_>) -> Result<()> {
-        if epoch != self.last_taken {
-            self.last_taken = epoch;
-            self.taken += 1;
-        }
-        if self.taken >= 2 && self.want.is_none() && !matches!(self.kind, Kind::Gated(_)) {
-            self.want = Some(Want::put_up(self.control, waiter.waited())?);
-        }
-        Ok(())
-    }
-
-    fn sleep(&mut self, patience: Duration) -> Duration {
-        let (shortest, longest) = if matches!(self.kind, Kind::Gated(_)) {
-            POLL_GATED
-        } else {
-            POLL
-        };
-        let sleep = if self.watch.is_some() && !self.control.remote {
-            patience / 8
-        } else if self.want.is_some() {
-            shortest
-        } else {
-            let poll = self.poll.max(shortest);
-            self.poll = (poll * 3 / 2).min(longest);
-            poll - self.jittered(poll / 4)
-        };
-        if self.want.is_some() {
-            sleep.min(want::BEAT * 3 / 4)
-        } else {
-            sleep
-        }
-    }
-
-    /// Somebody else was quicker: not all losers should come back in the same moment.
-    fn lost_race(&mut self, waiter: &mut Waiter<'_>) -> Result<()> {
-        let pause = self.jittered(Duration::from_millis(2));
-        self.poll = Duration::ZERO;
-        waiter.pause(waiter.now() + pause)
-    }
-
-    /// A duration below `most`. SplitMix64, seeded once: it need not be unpredictable, only different in each process.
-    fn jittered(&mut self, most: Duration) -> Duration {
-        if self.jitter == 0 {
-            self.jitter = self
-                .control
-                .cx
-                .platform
-                .random()
-                .map_or(1, |random| random as u64 | 1);
-        }
-        self.jitter = self.jitter.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.jitter;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let mixed = mixed ^ (mixed >> 31);
-        let nanos = u64::try_from(most.as_nanos()).unwrap_or(u64::MAX).max(1);
-        Duration::from_nanos(mixed % nanos)
     }
 }

@@ -9,6 +9,7 @@
 //! The lease is the truth. The gate makes waiting cheap and shows at once that a native holder is dead. The claim is released
 //! *before* the gate, so that whoever gets the gate and finds a gated claim knows that its holder died.
 
+mod attempt;
 mod claim;
 mod expiry;
 mod gate;
@@ -16,6 +17,7 @@ mod heartbeat;
 mod lease;
 mod local;
 mod queue;
+mod turn;
 mod want;
 
 use std::sync::Arc;
@@ -23,7 +25,7 @@ use std::time::Duration;
 
 use cachelock_platform::{FileSystem, Monotonic};
 
-use crate::cache::Locking;
+use crate::builder::Locking;
 use crate::context::Context;
 use crate::control::Control;
 use crate::error::{Error, ErrorKind, Result};

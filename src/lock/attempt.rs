@@ -1,0 +1,228 @@
+//! Becoming the holder: steps 2 to 4 of acquiring, from the claim to the rename of `head`.
+
+use std::io;
+use std::time::Duration;
+
+use super::claim::{Claim, Kind, RECORD_READ};
+use super::expiry::{self, Sight};
+use super::lease::Lease;
+use super::want;
+use crate::control::{self, Control, HEAD};
+use crate::error::{Error, Result};
+use crate::events::{Event, EventKind};
+use crate::mutation::Mutation;
+
+/// Epochs are lengths of a file, so they end where file offsets do.
+const EPOCH_MAX: u64 = i64::MAX as u64;
+
+/// A claim of ours that is not the holder's yet.
+pub(super) struct Attempt<'a> {
+    control: &'a Control,
+    claim: Claim,
+}
+
+pub(super) struct Acquired {
+    pub(super) lease: Lease,
+    waited_out: Option<Claim>,
+    removed: usize,
+}
+
+impl<'a> Attempt<'a> {
+    /// Step 2: claims the epoch after the last one; `None` if somebody else did.
+    pub(super) fn start(control: &'a Control, kind: Kind, sight: &Sight) -> Result<Option<Self>> {
+        let cx = &control.cx;
+        let epoch = sight.last + 1;
+        if epoch >= EPOCH_MAX {
+            let reason =
+                "its epochs are used up; delete the control directory while nobody uses the cache";
+            return Err(Error::limit(&control.path(HEAD), reason));
+        }
+        let name = control::claim(epoch);
+        let Some(file) = control.create_new(&name)? else {
+            return Ok(None);
+        };
+        let identity = cx.platform.identity();
+        let nonce = cx
+            .platform
+            .random()
+            .map_err(|error| Error::io("draw a random name for", control.path(&name), error));
+        let claim = Claim {
+            epoch,
+            nonce: *nonce.as_ref().unwrap_or(&0),
+            kind,
+            released: false,
+            beat: 0,
+            lease: cx.options.lease,
+            since: cx.platform.wall(),
+            pid: identity.pid,
+            boot: identity.boot,
+            host: identity.host,
+        };
+        let attempt = Attempt { control, claim };
+        let written = nonce.and_then(|_| control.write(&*file, &name, &attempt.claim.encode()));
+        drop(file);
+        match written {
+            Ok(()) => Ok(Some(attempt)),
+            Err(error) => {
+                attempt.give_up();
+                Err(error)
+            }
+        }
+    }
+
+    /// Steps 3 and 4; `None` if overtaken meanwhile.
+    pub(super) fn finish(self) -> Result<Option<Acquired>> {
+        match self.become_holder() {
+            Ok(Some(names)) => {
+                let (removed, waited_out) = self.collect(&names);
+                let lease = Lease::new(self.control.clone(), self.claim);
+                Ok(Some(Acquired {
+                    lease,
+                    waited_out,
+                    removed,
+                }))
+            }
+            Ok(None) => {
+                self.give_up();
+                Ok(None)
+            }
+            Err(error) => {
+                self.give_up();
+                Err(error)
+            }
+        }
+    }
+
+    /// The fence, the next head, the check, the rename. Returns the last listing, or `None` if overtaken.
+    fn become_holder(&self) -> Result<Option<Vec<String>>> {
+        let control = self.control;
+        let cx = &control.cx;
+        let late_fence = cx.mutated(Mutation::HeadBeforeFence);
+        let mut names = if late_fence {
+            Vec::new()
+        } else {
+            self.fence()?
+        };
+        let name = control::next_head(self.claim.epoch, self.claim.nonce);
+        let file = control.create_unique(&name)?;
+        file.set_len(self.claim.epoch)
+            .map_err(|error| Error::io("set the length of", control.path(&name), error))?;
+        if control.remote {
+            file.sync()
+                .map_err(|error| Error::io("sync", control.path(&name), error))?;
+        }
+        drop(file);
+        if !cx.mutated(Mutation::HeadNotChecked)
+            && (control.exists(&control::claim(self.claim.epoch + 1))?
+                || control.head()? >= self.claim.epoch)
+        {
+            return Ok(None);
+        }
+        match control.dir.rename(&name, &*control.dir, HEAD) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => {
+                return Err(Error::io(
+                    "rename the next head to",
+                    control.path(HEAD),
+                    error,
+                ));
+            }
+        }
+        if late_fence {
+            names = self.fence()?;
+        }
+        Ok(Some(names))
+    }
+
+    /// Step 3: removes what earlier epochs could still rename. Returns the listing that showed none of it, the names that
+    /// were removed added at its end.
+    fn fence(&self) -> Result<Vec<String>> {
+        let one_epoch = self.control.cx.mutated(Mutation::FenceOneEpoch);
+        let is_stale = |name: &str| match control::kind_of(name) {
+            control::Kind::Fenced(epoch) if one_epoch => epoch + 1 == self.claim.epoch,
+            control::Kind::Fenced(epoch) => epoch < self.claim.epoch,
+            _ => false,
+        };
+        let mut removed = Vec::new();
+        loop {
+            let mut names = self.control.list()?;
+            let stale: Vec<_> = names
+                .iter()
+                .filter(|name| is_stale(name))
+                .cloned()
+                .collect();
+            if stale.is_empty() {
+                names.append(&mut removed);
+                return Ok(names);
+            }
+            for name in stale {
+                self.control.unlink(&name)?;
+                removed.push(name);
+            }
+        }
+    }
+
+    /// After acquiring: the claims of earlier epochs and abandoned wants. Best effort; the next holder tries again.
+    fn collect(&self, names: &[String]) -> (usize, Option<Claim>) {
+        let control = self.control;
+        let mut removed = 0;
+        let mut last: Option<Claim> = None;
+        for name in names {
+            match control::kind_of(name) {
+                control::Kind::Claim(epoch) if epoch < self.claim.epoch => {
+                    let bytes = control.read(name, RECORD_READ).ok().flatten();
+                    let claim = bytes.and_then(|bytes| Claim::decode(&bytes).ok());
+                    if claim.as_ref().is_some_and(|claim| {
+                        last.as_ref().is_none_or(|last| claim.epoch > last.epoch)
+                    }) {
+                        last = claim;
+                    }
+                    removed += usize::from(control.unlink(name).unwrap_or(false));
+                }
+                control::Kind::Fenced(epoch) if epoch < self.claim.epoch => removed += 1,
+                _ => {}
+            }
+        }
+        want::sweep(control, self.claim.epoch, control.cx.options.lease, names);
+        (removed, last)
+    }
+
+    /// Leaves no file that could be renamed, and no epoch that could be claimed again.
+    fn give_up(&self) {
+        let control = self.control;
+        let _ = control.unlink(&control::next_head(self.claim.epoch, self.claim.nonce));
+        let reached = control.head().is_ok_and(|head| head >= self.claim.epoch);
+        // An error here leaves a claim that expires: nobody is blocked for longer than that.
+        if reached || control.cx.mutated(Mutation::LoserUnlinks) {
+            let _ = control.unlink(&control::claim(self.claim.epoch));
+        } else {
+            let _ = expiry::mark_released(control, &self.claim);
+        }
+    }
+}
+
+impl Acquired {
+    pub(super) fn announce(&self, overtakes: Option<Duration>) {
+        let control = self.lease.control();
+        let event = |kind| Event {
+            epoch: Some(self.lease.epoch),
+            ..Event::new(kind, &control.cx.path)
+        };
+        let holder = self.waited_out.as_ref().map(Claim::holder);
+        if let Some(stood_still) = overtakes {
+            control.cx.emit(&Event {
+                held: Some(stood_still),
+                holder: holder.as_ref(),
+                ..event(EventKind::LeaseTakenOver)
+            });
+        }
+        if self.removed > 0 {
+            let detail = format!("removed {} stray files", self.removed);
+            control.cx.emit(&Event {
+                detail: Some(&detail),
+                ..event(EventKind::Recovered)
+            });
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Waiting for the lease: step 1 of acquiring, looked at again until the last claim may be overtaken.
+
+use std::time::Duration;
+
+use cachelock_platform::Watch;
+
+use super::claim::Kind;
+use super::expiry::{self, Observation, Sight};
+use super::lease::Request;
+use super::want::{self, Want};
+use crate::control::Control;
+use crate::error::{Result, WaitingFor};
+use crate::mutation::Mutation;
+use crate::wait::Waiter;
+
+/// The shortest and the longest pause between two looks of a caller that can only poll.
+const POLL: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(50));
+/// The same for the one caller that has the gate: there is only one, so it may look more often.
+const POLL_GATED: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
+
+/// One caller's wait for the lease: what wakes it, how often it looks, and its courtesy towards others.
+pub(super) struct Turn<'a> {
+    control: &'a Control,
+    kind: Kind,
+    watch: Option<Box<dyn Watch>>,
+    watch_tried: bool,
+    poll: Duration,
+    want: Option<Want>,
+    /// The epochs that were found taken by others, counted.
+    taken: u32,
+    last_taken: u64,
+    probed: Option<Sight>,
+    jitter: u64,
+}
+
+impl<'a> Turn<'a> {
+    pub(super) fn new(control: &'a Control, kind: Kind) -> Self {
+        Turn {
+            control,
+            kind,
+            watch: None,
+            watch_tried: false,
+            poll: Duration::ZERO,
+            want: None,
+            taken: 0,
+            last_taken: 0,
+            probed: None,
+            jitter: 0,
+        }
+    }
+
+    /// Step 1: waits until the last claim is free, released, expired or known to be dead. Returns what was seen then, and
+    /// for how long the holder had stood still if it is overtaken.
+    pub(super) fn wait(
+        &mut self,
+        waiter: &mut Waiter<'_>,
+        observation: &mut Observation,
+        request: &Request,
+    ) -> Result<(Sight, Option<Duration>)> {
+        waiter.waits_for(WaitingFor::Lease);
+        loop {
+            let sight = Sight::look(self.control)?;
+            if sight.is_free() {
+                return Ok((sight, None));
+            }
+            let patience = sight.patience(self.control);
+            let unchanged = observation.update(waiter.now(), &sight, patience);
+            if request.force || self.is_dead(&sight) || unchanged >= patience {
+                return Ok((sight, Some(unchanged)));
+            }
+            waiter.held_by(sight.record().map(|record| record.holder()));
+            if !waiter.outlasts(patience - unchanged) && self.probed.as_ref() != Some(&sight) {
+                if expiry::expired_by_file_clock(self.control, &sight, patience) {
+                    return Ok((sight, Some(patience)));
+                }
+                self.probed = Some(sight.clone());
+            }
+            if !self.watch_tried {
+                // Registered before the look that it is to save.
+                self.watch_tried = true;
+                self.watch = self.control.dir.watch(waiter.event().clone()).ok();
+                continue;
+            }
+            self.note_taken(sight.last, waiter)?;
+            let sleep = self
+                .sleep(patience)
+                .min(patience - unchanged)
+                .max(Duration::from_millis(1));
+            waiter.pause(waiter.now() + observation.plan(sleep))?;
+            if let Some(want) = &self.want {
+                want.beat(waiter.waited());
+            }
+        }
+    }
+
+    /// A gated holder is dead if the gate that it held is ours now, or its machine was started anew since.
+    fn is_dead(&self, sight: &Sight) -> bool {
+        let Kind::Gated(ours) = self.kind else {
+            return false;
+        };
+        let Some(record) = sight.record() else {
+            return false;
+        };
+        let Kind::Gated(theirs) = record.kind else {
+            return false;
+        };
+        let boot = self.control.cx.platform.identity().boot;
+        let other_boot = boot.is_some() && record.boot.is_some() && boot != record.boot;
+        other_boot || theirs == ours || self.control.cx.mutated(Mutation::GateNotCompared)
+    }
+
+    /// Whoever is not in the gate's queue and has found the lease taken twice asks for its turn.
+    fn note_taken(&mut self, epoch: u64, waiter: &Waiter<'_>) -> Result<()> {
+        if epoch != self.last_taken {
+            self.last_taken = epoch;
+            self.taken += 1;
+        }
+        if self.taken >= 2 && self.want.is_none() && !matches!(self.kind, Kind::Gated(_)) {
+            self.want = Some(Want::put_up(self.control, waiter.waited())?);
+        }
+        Ok(())
+    }
+
+    fn sleep(&mut self, patience: Duration) -> Duration {
+        let (shortest, longest) = if matches!(self.kind, Kind::Gated(_)) {
+            POLL_GATED
+        } else {
+            POLL
+        };
+        let sleep = if self.watch.is_some() && !self.control.remote {
+            patience / 8
+        } else if self.want.is_some() {
+            shortest
+        } else {
+            let poll = self.poll.max(shortest);
+            self.poll = (poll * 3 / 2).min(longest);
+            poll - self.jittered(poll / 4)
+        };
+        if self.want.is_some() {
+            sleep.min(want::BEAT * 3 / 4)
+        } else {
+            sleep
+        }
+    }
+
+    /// Somebody else was quicker: not all losers should come back in the same moment.
+    pub(super) fn lost_race(&mut self, waiter: &mut Waiter<'_>) -> Result<()> {
+        let pause = self.jittered(Duration::from_millis(2));
+        self.poll = Duration::ZERO;
+        waiter.pause(waiter.now() + pause)
+    }
+
+    /// A duration below `most`. SplitMix64, seeded once: it need not be unpredictable, only different in each process.
+    fn jittered(&mut self, most: Duration) -> Duration {
+        if self.jitter == 0 {
+            self.jitter = self
+                .control
+                .cx
+                .platform
+                .random()
+                .map_or(1, |random| random as u64 | 1);
+        }
+        self.jitter = self.jitter.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.jitter;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let mixed = mixed ^ (mixed >> 31);
+        let nanos = u64::try_from(most.as_nanos()).unwrap_or(u64::MAX).max(1);
+        Duration::from_nanos(mixed % nanos)
+    }
+}
