@@ -1,0 +1,202 @@
+//! Running COMMAND: its output goes to whoever wants it, and signals and a lost lease end it at once.
+
+use std::ffi::OsString;
+use std::io;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use cachelock::platform::process;
+
+use crate::control::Control;
+use crate::exit::Failure;
+use crate::input::{self, Message, Pieces};
+
+/// How long COMMAND has between the request to end and the end.
+const GRACE: Duration = Duration::from_secs(2);
+/// How often to look whether COMMAND has ended: soon when that is all there is to wait for, seldom while its output is
+/// open, whose end comes with COMMAND's.
+const LOOK_SOON: Duration = Duration::from_millis(1);
+const LOOK_LATEST: Duration = Duration::from_millis(20);
+const LOOK_SELDOM: Duration = Duration::from_millis(200);
+
+/// Takes a piece of the payload.
+pub(crate) type Sink<'a> = dyn FnMut(&[u8]) -> Result<(), Failure> + 'a;
+
+/// Runs `command` with the program's own input and output. Returns how it has ended, or why it was ended.
+pub(crate) fn run(command: &[OsString], control: &Control) -> Result<ExitStatus, Failure> {
+    let (bell, messages) = mpsc::channel();
+    control.wake(bell);
+    control.check()?;
+    let child = start(command, Stdio::inherit())?;
+    Running::new(child, messages, None).finish(control, &mut |_| Ok(()))
+}
+
+/// Runs `command` and gives its standard output to `sink`. Any end but success is a failure.
+pub(crate) fn produce(
+    command: &[OsString],
+    control: &Control,
+    sink: &mut Sink<'_>,
+) -> Result<(), Failure> {
+    let (bell, messages) = mpsc::channel();
+    control.wake(bell.clone());
+    control.check()?;
+    let mut child = start(command, Stdio::piped())?;
+    let output = child.stdout.take();
+    let mut running = Running::new(child, messages, None);
+    if let Some(output) = output {
+        // If this fails, dropping `running` ends the child.
+        let pieces = input::read_in_background(output, bell)
+            .map_err(|error| Failure::Io("read from COMMAND", error))?;
+        running.pieces = Some(pieces);
+    }
+    let status = running.finish(control, sink)?;
+    control.check()?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(Failure::Failed(name(command), status))
+    }
+}
+
+fn name(command: &[OsString]) -> String {
+    command.first().map_or_else(String::new, |program| {
+        program.to_string_lossy().into_owned()
+    })
+}
+
+/// On the main thread: the child dies with the thread that has started it.
+fn start(words: &[OsString], output: Stdio) -> Result<Child, Failure> {
+    let Some((program, arguments)) = words.split_first() else {
+        return Err(Failure::Usage("no COMMAND is given".to_owned()));
+    };
+    let mut command = Command::new(program);
+    command.args(arguments).stdout(output);
+    process::die_with_parent(&mut command);
+    command
+        .spawn()
+        .map_err(|error| Failure::NotStarted(name(words), error))
+}
+
+struct Running {
+    child: Child,
+    messages: Receiver<Message>,
+    /// While its output is read.
+    pieces: Option<Pieces>,
+    status: Option<ExitStatus>,
+    /// Why it must end, and when it is killed.
+    stopping: Option<Failure>,
+    kill_at: Option<Instant>,
+}
+
+impl Running {
+    fn new(child: Child, messages: Receiver<Message>, pieces: Option<Pieces>) -> Self {
+        Running {
+            child,
+            messages,
+            pieces,
+            status: None,
+            stopping: None,
+            kill_at: None,
+        }
+    }
+
+    /// Until the child has ended and, if it did well, all its output is taken. Others may have inherited the output: what
+    /// they write belongs to it as it would in a pipe of the shell, but they cannot hold up a failure.
+    fn finish(mut self, control: &Control, sink: &mut Sink<'_>) -> Result<ExitStatus, Failure> {
+        let mut pause = LOOK_SOON;
+        loop {
+            if self.stopping.is_none()
+                && let Err(reason) = control.check()
+            {
+                self.stop(reason);
+            }
+            if self
+                .kill_at
+                .is_some_and(|kill_at| Instant::now() >= kill_at)
+            {
+                self.kill_at = None;
+                // It may have ended just now.
+                let _ = self.child.kill();
+            }
+            if self.status.is_none() {
+                self.status = self
+                    .child
+                    .try_wait()
+                    .map_err(|error| Failure::Io("wait for COMMAND", error))?;
+            }
+            if let Some(status) = self.status {
+                if let Some(reason) = self.stopping.take() {
+                    return Err(reason);
+                }
+                if self.pieces.is_none() || !status.success() {
+                    return Ok(status);
+                }
+            }
+            let wait = if self.pieces.is_some() {
+                LOOK_SELDOM
+            } else {
+                pause = (pause * 2).min(LOOK_LATEST);
+                pause / 2
+            };
+            match self.messages.recv_timeout(wait) {
+                Ok(message) => self.take(message, sink),
+                Err(RecvTimeoutError::Timeout) => {}
+                // Not while `control` has the bell; then it is a pause.
+                Err(RecvTimeoutError::Disconnected) => std::thread::sleep(wait),
+            }
+        }
+    }
+
+    fn take(&mut self, message: Message, sink: &mut Sink<'_>) {
+        let failed = match message {
+            Message::Data(piece) => {
+                // What comes after a failure is thrown away, so that the child can go on to its end.
+                let taken = match self.stopping {
+                    None => sink(&piece),
+                    Some(_) => Ok(()),
+                };
+                if let Some(pieces) = &self.pieces {
+                    pieces.give_back(piece);
+                }
+                taken
+            }
+            Message::End(result) => {
+                self.pieces = None;
+                result.map_err(|error| Failure::Io("read from COMMAND", error))
+            }
+            Message::Wake => Ok(()),
+        };
+        if let (Err(reason), None) = (failed, &self.stopping) {
+            self.stop(reason);
+        }
+    }
+
+    /// Asks the child to end.
+    fn stop(&mut self, reason: Failure) {
+        self.stopping = Some(reason);
+        if self.status.is_some() {
+            return;
+        }
+        match process::terminate(&self.child) {
+            Ok(()) => self.kill_at = Some(Instant::now() + GRACE),
+            Err(error) => {
+                if error.kind() != io::ErrorKind::Unsupported {
+                    tracing::debug!("cannot ask COMMAND to end: {error}");
+                }
+                // It may have ended just now.
+                let _ = self.child.kill();
+            }
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.status.is_none() {
+            // Both fail only for a child that is gone.
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! `status`: the lock, and one entry if asked for.
+
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use cachelock::{Backend, Cache, Entry, Status, Stream};
+use serde_json::{Value, json};
+
+use super::{ends_in_separator, split, text};
+use crate::args::Output;
+use crate::exit::{self, Failure};
+use crate::report;
+
+/// The cache and perhaps the entry that `path` means: a directory is a cache, anything else an entry's file.
+pub(super) fn target(
+    path: &Path,
+    cache: Option<&Path>,
+) -> Result<(PathBuf, Option<String>), Failure> {
+    if let Some(cache) = cache {
+        return Ok((cache.to_owned(), Some(text(path)?)));
+    }
+    let is_directory = path.is_dir() || ends_in_separator(path) || path.file_name().is_none();
+    if is_directory {
+        return Ok((path.to_owned(), None));
+    }
+    let (dir, name) = split(path)?;
+    Ok((dir, Some(name)))
+}
+
+/// What is at an entry's place.
+enum State {
+    There(Stream),
+    Missing,
+    Corrupt(String),
+}
+
+pub(super) fn run(cache: &Cache, entry: Option<&Entry>, output: &Output) -> Result<u8, Failure> {
+    let status = cache.status()?;
+    let state = match entry.map(Entry::open) {
+        None => None,
+        Some(Ok(Some(stream))) => Some(State::There(stream)),
+        Some(Ok(None)) => Some(State::Missing),
+        Some(Err(error)) if error.is_corrupt() => Some(State::Corrupt(error.to_string())),
+        Some(Err(error)) => return Err(error.into()),
+    };
+    let path = entry.map_or_else(|| cache.path().to_owned(), Entry::path);
+    let path = path.display().to_string();
+    if output.json {
+        report::line(&object(&path, status.as_ref(), state.as_ref()).to_string())?;
+    } else {
+        report::line(&table(&path, status.as_ref(), state.as_ref()))?;
+    }
+    Ok(exit::OK)
+}
+
+fn backend(status: &Status) -> Backend {
+    let gated = match &status.holder {
+        Some(holder) => holder.gated,
+        None => status.file_system.kernel_locks,
+    };
+    if gated { Backend::Gate } else { Backend::Lease }
+}
+
+fn object(path: &str, status: Option<&Status>, state: Option<&State>) -> Value {
+    let mut object = json!({
+        "path": path,
+        "holder": status.and_then(|status| status.holder.as_ref()).map(report::holder),
+        "locked": status.and_then(|status| status.locked),
+        "epoch": status.map_or(0, |status| status.epoch),
+        "file_system": status.map(|status| &*status.file_system.name),
+        "kernel_locks": status.map(|status| status.file_system.kernel_locks),
+        "backend": status.map(|status| backend(status).name()),
+    });
+    if let Some(state) = state {
+        let meta = match state {
+            State::There(stream) => Some(stream.meta()),
+            State::Missing | State::Corrupt(_) => None,
+        };
+        object["generation"] = json!(meta.and_then(|meta| meta.generation));
+        object["entry"] = json!({
+            "exists": !matches!(state, State::Missing),
+            "length": meta.map(|meta| meta.len),
+            "hash": meta.map(|meta| format!("{:032x}", meta.hash)),
+            "age_ms": meta.map(|meta| age_ms(meta.checked)),
+            "written_ms": meta.map(|meta| report::unix_ms(meta.written)),
+            "verification": match state {
+                State::There(stream) => Some(stream.meta().verification.name()),
+                State::Missing => None,
+                State::Corrupt(_) => Some("corrupt"),
+            },
+        });
+    }
+    object
+}
+
+/// 0 for an entry from the future.
+fn age_ms(checked: SystemTime) -> u64 {
+    report::ms(checked.elapsed().unwrap_or_default())
+}
+
+fn table(path: &str, status: Option<&Status>, state: Option<&State>) -> String {
+    let mut rows = vec![("path", path.to_owned())];
+    match state {
+        None => {}
+        Some(State::Missing) => rows.push(("entry", "missing".to_owned())),
+        Some(State::Corrupt(reason)) => rows.push(("entry", format!("corrupt: {reason}"))),
+        Some(State::There(stream)) => {
+            let meta = stream.meta();
+            rows.push(("entry", meta.verification.name().to_owned()));
+            if let Some(generation) = meta.generation {
+                rows.push(("generation", generation.to_string()));
+            }
+            rows.push(("length", format!("{} bytes", meta.len)));
+            rows.push(("hash", format!("{:032x}", meta.hash)));
+            let age = age_ms(meta.checked);
+            rows.push(("age", format!("{}.{} s", age / 1000, age % 1000 / 100)));
+        }
+    }
+    match status {
+        None => rows.push(("cache", "nothing there yet".to_owned())),
+        Some(status) => {
+            let holder = match &status.holder {
+                Some(holder) => holder.to_string(),
+                None => "nobody".to_owned(),
+            };
+            rows.push(("holder", holder));
+            let locked = match status.locked {
+                Some(true) => "held",
+                Some(false) => "free",
+                None => "not used",
+            };
+            rows.push(("kernel lock", locked.to_owned()));
+            rows.push(("epoch", status.epoch.to_string()));
+            rows.push(("file system", status.file_system.name.clone()));
+            rows.push(("backend", backend(status).name().to_owned()));
+        }
+    }
+    let lines = rows
+        .iter()
+        .map(|(name, value)| format!("{name:<12} {value}"));
+    lines.collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,162 @@
+//! How a run can fail, and the exit code and the name of each way.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+
+use cachelock::platform::process::{self, Termination};
+use cachelock::{Error, ErrorKind, PublishError, Timeout};
+
+/// Done.
+pub(crate) const OK: u8 = 0;
+/// A mistake in how the program was called.
+pub(crate) const USAGE: u8 = 2;
+const OTHER: u8 = 1;
+const CORRUPT: u8 = 65;
+const MISSING: u8 = 66;
+const NO_LOCK: u8 = 69;
+const IO: u8 = 74;
+const TIMEOUT: u8 = 75;
+const LEASE_LOST: u8 = 76;
+const PERMISSION: u8 = 77;
+const NOT_EXECUTABLE: u8 = 126;
+const NOT_FOUND: u8 = 127;
+
+/// Why the program ends without having done what it was asked for.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    Cache(Error),
+    /// The library's error, with what was given as `--timeout`.
+    Timeout(Error, Timeout),
+    Usage(String),
+    Missing(PathBuf),
+    Absent(PathBuf),
+    /// COMMAND has ended otherwise than with 0.
+    Failed(String, ExitStatus),
+    /// COMMAND could not be started.
+    NotStarted(String, io::Error),
+    /// `cannot <what>: <error>`.
+    Io(&'static str, io::Error),
+    /// Asked to end.
+    Terminated(Termination),
+    /// The lease was lost, as the observer has said already.
+    Lost,
+}
+
+impl Failure {
+    /// The failure behind an error of a [`cachelock::Refresh`] or [`cachelock::Stream`].
+    pub(crate) fn io(what: &'static str, error: io::Error) -> Self {
+        match error.downcast::<Error>() {
+            Ok(error) => Failure::Cache(error),
+            Err(error) => Failure::Io(what, error),
+        }
+    }
+
+    pub(crate) fn code(&self) -> u8 {
+        match self {
+            Failure::Cache(error) | Failure::Timeout(error, _) => code_of(error.kind()),
+            Failure::Usage(_) => USAGE,
+            Failure::Missing(_) | Failure::Absent(_) => MISSING,
+            // A code of 0 would claim success.
+            Failure::Failed(_, status) => process::exit_code(*status).max(1),
+            Failure::NotStarted(_, error) if error.kind() == io::ErrorKind::NotFound => NOT_FOUND,
+            Failure::NotStarted(..) => NOT_EXECUTABLE,
+            Failure::Io(_, error) => match error.kind() {
+                io::ErrorKind::PermissionDenied => PERMISSION,
+                _ => IO,
+            },
+            Failure::Terminated(termination) => termination.exit_code(),
+            Failure::Lost => LEASE_LOST,
+        }
+    }
+
+    /// The stable name, for `--json`.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Failure::Cache(error) | Failure::Timeout(error, _) => error.kind().name(),
+            Failure::Usage(_) => "usage",
+            Failure::Missing(_) => "missing",
+            Failure::Absent(_) => "absent",
+            Failure::Failed(..) => "command-failed",
+            Failure::NotStarted(_, error) if error.kind() == io::ErrorKind::NotFound => {
+                "command-not-found"
+            }
+            Failure::NotStarted(..) => "command-not-started",
+            Failure::Io(..) => "io",
+            Failure::Terminated(_) => "terminated",
+            Failure::Lost => ErrorKind::LeaseLost.name(),
+        }
+    }
+
+    pub(crate) fn path(&self) -> Option<PathBuf> {
+        match self {
+            Failure::Cache(error) | Failure::Timeout(error, _) => error.path().map(Into::into),
+            Failure::Missing(path) | Failure::Absent(path) => Some(path.clone()),
+            _ => None,
+        }
+    }
+}
+
+fn code_of(kind: ErrorKind) -> u8 {
+    match kind {
+        ErrorKind::Timeout => TIMEOUT,
+        ErrorKind::LeaseLost => LEASE_LOST,
+        ErrorKind::Corrupt => CORRUPT,
+        ErrorKind::InvalidName => USAGE,
+        ErrorKind::NoLock => NO_LOCK,
+        ErrorKind::Untrusted | ErrorKind::Permission => PERMISSION,
+        ErrorKind::NotAFile
+        | ErrorKind::StorageFull
+        | ErrorKind::LengthMismatch
+        | ErrorKind::NotDurable
+        | ErrorKind::Io => IO,
+        _ => OTHER,
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Cache(error) => error.fmt(f),
+            Failure::Timeout(error, timeout) => {
+                write!(f, "{error} (--timeout {timeout}; raise it with --timeout)")
+            }
+            Failure::Usage(message) => f.write_str(message),
+            Failure::Missing(path) => write!(f, "there is no entry {}", path.display()),
+            Failure::Absent(path) => {
+                write!(f, "{} is known not to exist at its source", path.display())
+            }
+            Failure::Failed(command, status) => {
+                write!(
+                    f,
+                    "{command} failed ({status}); nothing was published and the old entry stays"
+                )
+            }
+            Failure::NotStarted(command, error) => write!(f, "cannot start {command}: {error}"),
+            Failure::Io(what, error) => write!(f, "cannot {what}: {error}"),
+            Failure::Terminated(termination) => write!(f, "ended by {}", signal(*termination)),
+            Failure::Lost => f.write_str("the lease was lost"),
+        }
+    }
+}
+
+fn signal(termination: Termination) -> &'static str {
+    match termination {
+        Termination::Interrupt => "SIGINT",
+        Termination::Terminate => "SIGTERM",
+        Termination::Hangup => "SIGHUP",
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure::Cache(error)
+    }
+}
+
+impl From<PublishError> for Failure {
+    fn from(failed: PublishError) -> Self {
+        Failure::Cache(failed.into())
+    }
+}

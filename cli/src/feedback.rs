@@ -1,0 +1,192 @@
+//! What the program says on standard error while it works: that it waits, and what it thinks one should know.
+
+use std::io::IsTerminal as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cachelock::{Event, EventKind, Observer};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+
+use crate::args::Output;
+use crate::control::Control;
+use crate::report::{self, ms};
+
+/// How often a wait is reported where lines cannot be redrawn.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+
+/// Observes the cache for the person at the other end of standard error.
+pub(crate) struct Feedback {
+    control: Arc<Control>,
+    quiet: bool,
+    json: bool,
+    /// Lines can be redrawn, and nothing else is written there.
+    redraw: bool,
+    /// The command ends with the error that an event announces, so the event need not be said.
+    says_corrupt: bool,
+    wait: Mutex<Wait>,
+}
+
+#[derive(Default)]
+struct Wait {
+    line: Option<ProgressBar>,
+    /// How long the wait had lasted at the last line.
+    said: Option<Duration>,
+}
+
+impl Feedback {
+    pub(crate) fn new(output: &Output, control: &Arc<Control>, says_corrupt: bool) -> Self {
+        Feedback {
+            control: control.clone(),
+            quiet: output.quiet,
+            json: output.json,
+            redraw: !output.json && output.verbose == 0 && std::io::stderr().is_terminal(),
+            says_corrupt,
+            wait: Mutex::default(),
+        }
+    }
+
+    fn waiting(&self, event: &Event<'_>) {
+        let mut wait = self.wait.lock().unwrap_or_else(PoisonError::into_inner);
+        let message = waiting_message(event);
+        if self.redraw {
+            wait.line.get_or_insert_with(new_line).set_message(message);
+            return;
+        }
+        let waited = event.waited.unwrap_or_default();
+        if wait
+            .said
+            .is_some_and(|said| waited < said.saturating_add(LINE_EVERY))
+        {
+            return;
+        }
+        // On the whole seconds, although the first report comes earlier.
+        wait.said = Some(Duration::from_secs(waited.as_secs()));
+        self.say(event, &message);
+    }
+
+    /// The wait is over, or something else is to be written: no trace of the line stays.
+    fn clear(&self) {
+        let mut wait = self.wait.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(line) = wait.line.take() {
+            line.finish_and_clear();
+        }
+    }
+
+    fn say(&self, event: &Event<'_>, message: &str) {
+        if self.json {
+            let line = json!({
+                "event": event.kind.name(),
+                "message": message,
+                "cache": event.cache.display().to_string(),
+                "entry": event.entry,
+                "waited_ms": event.waited.map(ms),
+                "remaining_ms": event.remaining.map(ms),
+                "epoch": event.epoch,
+                "holder": event.holder.map(report::holder),
+            });
+            report::error_line(&line.to_string());
+        } else {
+            report::error_line(&format!("cachelock: {message}"));
+        }
+    }
+}
+
+impl Observer for Feedback {
+    fn observe(&self, event: &Event<'_>) {
+        match event.kind {
+            EventKind::LockContended => {}
+            EventKind::LockWaiting if !self.quiet => self.waiting(event),
+            EventKind::LockWaiting => {}
+            EventKind::LeaseLost => {
+                self.clear();
+                self.lost(event);
+            }
+            kind => {
+                self.clear();
+                if !self.quiet
+                    && (kind != EventKind::EntryCorrupt || self.says_corrupt)
+                    && let Some(message) = warning(event)
+                {
+                    self.say(event, &message);
+                }
+            }
+        }
+    }
+}
+
+impl Feedback {
+    /// At once and even when it should be quiet: it is the error that the program is going to end with.
+    fn lost(&self, event: &Event<'_>) {
+        let cache = event.cache.display().to_string();
+        let message = format!(
+            "the lease on {cache} was lost: {}; the newer holder's data stands",
+            event.detail.unwrap_or("it was overtaken")
+        );
+        if !self.control.lose() {
+            return;
+        }
+        if self.json {
+            let line = json!({ "error": "lease-lost", "message": message, "path": cache });
+            report::error_line(&line.to_string());
+        } else {
+            report::error_line(&format!("cachelock: {message}"));
+        }
+    }
+}
+
+fn new_line() -> ProgressBar {
+    let line = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template("{msg}") {
+        line.set_style(style);
+    }
+    line
+}
+
+fn waiting_message(event: &Event<'_>) -> String {
+    let what = event
+        .waiting_for
+        .map_or_else(|| "the writer lock".to_owned(), |what| what.to_string());
+    let mut message = format!("waiting for {what} of {}", event.cache.display());
+    if let Some(holder) = event.holder {
+        message.push_str(&format!(": held by {holder}"));
+    }
+    if let Some(waited) = event.waited {
+        message.push_str(&format!(", {} s", waited.as_secs()));
+    }
+    match event.remaining {
+        Some(remaining) => message.push_str(&format!(", {} s left", up(remaining))),
+        None => message.push_str(", no limit"),
+    }
+    message
+}
+
+/// Whole seconds, rounded up: the last second is not 0.
+fn up(duration: Duration) -> u64 {
+    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
+}
+
+/// What one should know without asking.
+fn warning(event: &Event<'_>) -> Option<String> {
+    let cache = event.cache.display();
+    let detail = event.detail.unwrap_or("no reason is known");
+    Some(match event.kind {
+        EventKind::FallbackToLease => {
+            format!("warning: no kernel lock for {cache}, so the lease alone is used: {detail}")
+        }
+        EventKind::LeaseTakenOver => {
+            let holder = event
+                .holder
+                .map_or_else(|| "a dead holder".to_owned(), |holder| holder.to_string());
+            let still = event.held.map_or_else(String::new, |held| {
+                format!(", which stood still for {:.1} s", held.as_secs_f64())
+            });
+            format!("warning: took over the lease on {cache} from {holder}{still}")
+        }
+        EventKind::EntryCorrupt => {
+            let entry = event.entry.unwrap_or_default();
+            format!("warning: {entry} of {cache} is corrupt and counts as missing: {detail}")
+        }
+        _ => return None,
+    })
+}

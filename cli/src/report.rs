@@ -1,0 +1,129 @@
+//! What goes to standard output and standard error, for people and as JSON.
+
+use std::io::{self, Read, Write as _};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use cachelock::{ErrorKind, Holder};
+use serde_json::{Value, json};
+
+use crate::args::Output;
+use crate::control::Control;
+use crate::exit::Failure;
+use crate::input::PIECE;
+
+/// Says why the program fails, unless that was said or whoever ended it knows.
+pub(crate) fn failure(failure: &Failure, output: &Output, control: &Control) {
+    let said = match failure {
+        Failure::Lost => true,
+        Failure::Cache(error) => error.kind() == ErrorKind::LeaseLost && control.is_lost(),
+        _ => false,
+    };
+    if said {
+        return;
+    }
+    if output.json {
+        json_failure(failure);
+    } else if !matches!(failure, Failure::Terminated(_)) {
+        error_line(&format!("cachelock: {failure}"));
+    }
+}
+
+/// The error object.
+pub(crate) fn json_failure(failure: &Failure) {
+    let path = failure.path().map(|path| path.display().to_string());
+    let object = json!({
+        "error": failure.name(),
+        "message": failure.to_string(),
+        "path": path,
+        "exit_code": failure.code(),
+    });
+    error_line(&object.to_string());
+}
+
+/// Something that does not stop the program.
+pub(crate) fn warning(output: &Output, message: &str) {
+    if output.quiet {
+        return;
+    }
+    if output.json {
+        let line = json!({ "event": "warning", "message": message });
+        error_line(&line.to_string());
+    } else {
+        error_line(&format!("cachelock: warning: {message}"));
+    }
+}
+
+/// One line on standard error, in one write, so that lines of several processes do not mix.
+pub(crate) fn error_line(line: &str) {
+    // There is nowhere left to complain.
+    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
+}
+
+/// One line on standard output.
+pub(crate) fn line(text: &str) -> Result<(), Failure> {
+    bytes(format!("{text}\n").as_bytes())
+}
+
+/// A path on standard output.
+pub(crate) fn path(path: &Path) -> Result<(), Failure> {
+    let mut text = path.as_os_str().as_encoded_bytes().to_vec();
+    text.push(b'\n');
+    bytes(&text)
+}
+
+fn bytes(bytes: &[u8]) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    heard(out.write_all(bytes).and_then(|()| out.flush())).map(drop)
+}
+
+/// The payload on standard output, with constant memory.
+pub(crate) fn payload(mut source: impl Read) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    let mut piece = vec![0; PIECE];
+    loop {
+        let read = match source.read(&mut piece) {
+            Ok(0) => break,
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(Failure::io("read the payload", error)),
+        };
+        if !heard(out.write_all(&piece[..read]))? {
+            return Ok(());
+        }
+    }
+    heard(out.flush()).map(drop)
+}
+
+/// `false` if nobody reads any more, which is no error: `head` has seen enough.
+fn heard(written: io::Result<()>) -> Result<bool, Failure> {
+    match written {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::Io("write to standard output", error)),
+    }
+}
+
+/// A holder of the lease.
+pub(crate) fn holder(holder: &Holder) -> Value {
+    json!({
+        "pid": holder.pid,
+        "host": holder.host,
+        "since_ms": unix_ms(holder.since),
+        "gated": holder.gated,
+        "epoch": holder.epoch,
+        "lease_ms": ms(holder.lease),
+    })
+}
+
+/// Whole milliseconds.
+pub(crate) fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn unix_ms(time: SystemTime) -> u64 {
+    ms(time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default())
+}
