@@ -19,6 +19,9 @@ pub(crate) const TAGS: &str = "tags";
 
 /// Files that only their creator needs.
 pub(crate) const PRIVATE: u32 = 0o600;
+/// A claim that a gated holder has created and not yet written. The mode is there from the first moment on, so whoever has the
+/// gate need not wait to know that the creator is dead.
+pub(crate) const UNWRITTEN_GATED: u32 = 0o700;
 /// Directories that other users' readers pass through.
 const PASSABLE: u32 = 0o755;
 
@@ -193,8 +196,8 @@ impl Control {
     }
 
     /// Creates `name`; `None` if something has the name.
-    pub(crate) fn create_new(&self, name: &str) -> Result<Option<Box<dyn File>>> {
-        match self.dir.open(name, Access::CreateNew(PRIVATE)) {
+    pub(crate) fn create_new(&self, name: &str, mode: u32) -> Result<Option<Box<dyn File>>> {
+        match self.dir.open(name, Access::CreateNew(mode)) {
             Ok(file) => Ok(Some(file)),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
             Err(error) => Err(self.create_error(name, error)),

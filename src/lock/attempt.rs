@@ -38,7 +38,13 @@ impl<'a> Attempt<'a> {
             return Err(Error::limit(&control.path(HEAD), reason));
         }
         let name = control::claim(epoch);
-        let Some(file) = control.create_new(&name)? else {
+        let gated = matches!(kind, Kind::Gated(_));
+        let mode = if gated {
+            control::UNWRITTEN_GATED
+        } else {
+            control::PRIVATE
+        };
+        let Some(file) = control.create_new(&name, mode)? else {
             return Ok(None);
         };
         let identity = cx.platform.identity();
@@ -59,7 +65,12 @@ impl<'a> Attempt<'a> {
             host: identity.host,
         };
         let attempt = Attempt { control, claim };
-        let written = nonce.and_then(|_| control.write(&*file, &name, &attempt.claim.encode()));
+        let mut written = nonce.and_then(|_| control.write(&*file, &name, &attempt.claim.encode()));
+        if gated && written.is_ok() {
+            written = file
+                .set_mode(control::PRIVATE)
+                .map_err(|error| Error::io("set the mode of", control.path(&name), error));
+        }
         drop(file);
         match written {
             Ok(()) => Ok(Some(attempt)),

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use cachelock_platform::{Access, Monotonic};
+use cachelock_platform::{Access, Metadata, Monotonic};
 
 use super::claim::{Claim, RECORD_READ};
 use crate::control::{self, Control};
@@ -28,6 +28,8 @@ pub(crate) struct Sight {
     pub(crate) last: u64,
     /// The bytes of that claim.
     pub(crate) claim: Option<Vec<u8>>,
+    /// Whether that claim is empty and was created by somebody who had the gate.
+    pub(crate) unwritten_gated: bool,
 }
 
 impl Sight {
@@ -42,7 +44,14 @@ impl Sight {
             let claim = control.read(&control::claim(last), RECORD_READ)?;
             // A claim above the head is not removed before the head moves: if it is gone, the head has moved.
             if claim.is_some() || last == head {
-                return Ok(Sight { head, last, claim });
+                let empty = claim.as_ref().is_some_and(Vec::is_empty);
+                let unwritten_gated = empty && is_marked(control.stat(&control::claim(last))?);
+                return Ok(Sight {
+                    head,
+                    last,
+                    claim,
+                    unwritten_gated,
+                });
             }
         }
     }
@@ -70,6 +79,10 @@ impl Sight {
             None => own,
         }
     }
+}
+
+fn is_marked(claim: Option<Metadata>) -> bool {
+    claim.and_then(|metadata| metadata.mode) == Some(control::UNWRITTEN_GATED)
 }
 
 /// What one observer has seen, and for how long it has not changed.

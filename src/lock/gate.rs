@@ -371,7 +371,7 @@ fn open(control: &Control) -> Result<(Arc<dyn File>, FileId)> {
             }
             return Ok((Arc::from(file), metadata.id));
         }
-        control.create_new(GATE)?;
+        control.create_new(GATE, PRIVATE)?;
     }
 }
 

@@ -99,7 +99,9 @@ impl<'a> Turn<'a> {
             return false;
         };
         let Some(record) = sight.record() else {
-            return false;
+            // Killed between creating and writing: it had the gate that is ours now. Should it have had another gate, one
+            // that lost its name, a living holder is overtaken, which costs it a retry.
+            return sight.unwritten_gated;
         };
         let Kind::Gated(theirs) = record.kind else {
             return false;

@@ -59,7 +59,12 @@ impl Want {
             .ok()
             .flatten()
             .map(|(file, _)| file);
-        let file = opened.or_else(|| self.control.create_new(&self.name).ok().flatten());
+        let file = opened.or_else(|| {
+            self.control
+                .create_new(&self.name, control::PRIVATE)
+                .ok()
+                .flatten()
+        });
         if let Some(file) = file {
             self.write(&*file, waited);
         }
