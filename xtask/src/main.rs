@@ -1,2 +1,84 @@
-//! Tasks of this repository.
-fn main() {}
+//! Tasks of this repository, run as `cargo xtask TASK`.
+
+mod source;
+mod suite;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+const HELP: &str = "\
+Tasks of this repository
+
+Usage: cargo xtask test [TARGET]   everything that must hold before a merge, stopping at the first failure
+       cargo xtask tidy            only the rules of the sources that no compiler checks
+       cargo xtask help            this text
+
+Targets: native (default); planned and not built yet: wasi, windows, web
+
+Exit codes: 0; 1 when a step failed; 2 for a usage error or a target that is not built yet
+";
+
+/// A target that the tests are run on.
+const NATIVE: &str = "native";
+const PLANNED: [&str; 3] = ["wasi", "windows", "web"];
+
+/// Why a task did not succeed.
+enum Failure {
+    /// A step failed and has said why.
+    Step,
+    /// Nothing was run.
+    Usage(String),
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Step) => ExitCode::from(1),
+        Err(Failure::Usage(reason)) => {
+            eprintln!("xtask: {reason}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(arguments: &[&str]) -> Result<(), Failure> {
+    match arguments {
+        _ if arguments
+            .iter()
+            .any(|word| matches!(*word, "--help" | "-h")) =>
+        {
+            help()
+        }
+        ["help"] => help(),
+        ["test"] | ["test", NATIVE] => suite::native(&root()),
+        ["test", target] if PLANNED.contains(target) => Err(Failure::Usage(format!(
+            "the tests for {target} are not built yet: that target is planned; `cargo xtask test` runs the native ones"
+        ))),
+        ["test", target] => Err(usage(&format!("there is no target {target:?}"))),
+        ["tidy"] => tidy::run(&root()),
+        [] => Err(usage("which task?")),
+        [task, ..] => Err(usage(&format!(
+            "there is no task {task:?} with these arguments"
+        ))),
+    }
+}
+
+fn help() -> Result<(), Failure> {
+    print!("{HELP}");
+    Ok(())
+}
+
+fn usage(reason: &str) -> Failure {
+    Failure::Usage(format!("{reason}\n\n{}", HELP.trim_end()))
+}
+
+/// The workspace's directory. Asked of the environment first: two checkouts may share one target directory, and so this
+/// program.
+fn root() -> PathBuf {
+    let package = std::env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    package.parent().map_or(package.clone(), Path::to_owned)
+}
