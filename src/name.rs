@@ -76,7 +76,9 @@ fn check(name: &str) -> Result<(), String> {
     for character in name.chars() {
         match character {
             '\\' => {
-                return Err("it holds a backslash, which is a separator on Windows; use `/`".into());
+                return Err(
+                    "it holds a backslash, which is a separator on Windows; use `/`".into(),
+                );
             }
             ':' => return Err("it holds a colon, which names a drive or stream on Windows".into()),
             '\0' => return Err("it holds a NUL".into()),
