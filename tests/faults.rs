@@ -1,0 +1,299 @@
+//! Kills, errors and power cuts at every single call of a refresh.
+//!
+//! A refresh makes some dozens of calls to the system. Each of these tests runs it again and again and hits the first call,
+//! then the second, and so on, until a run comes through untouched; so no call is forgotten when the library changes.
+
+use std::io::ErrorKind as IoError;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use cachelock::platform::memory::{Call, Fault, Op, Process, Stopped, World};
+use cachelock::{Cache, Durability, ErrorKind};
+
+use support::{builder, publish, read, residue};
+
+mod support;
+
+const OLD: &[u8] = b"the old payload";
+const NEW: &[u8] = b"the new payload, which is longer";
+const NEXT: &[u8] = b"next";
+
+/// More calls than any refresh makes: a test that gets here loops for ever.
+const TOO_MANY: usize = 500;
+
+/// What is there before the refresh that is hit.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Before {
+    /// Not even the directory.
+    Nothing,
+    /// A published entry.
+    Entry,
+}
+
+impl Before {
+    const ALL: [Before; 2] = [Before::Nothing, Before::Entry];
+
+    fn world(self, durability: Durability) -> World {
+        let world = World::simulated();
+        if self == Before::Entry {
+            let process = world.process("first");
+            let cache = cache(&process, durability);
+            let task = world.spawn(&process, "main", move || publish(&cache, OLD));
+            world
+                .finish(task)
+                .expect("nothing disturbs the first publish");
+        }
+        world
+    }
+
+    fn generation(self) -> u64 {
+        match self {
+            Before::Nothing => 0,
+            Before::Entry => 1,
+        }
+    }
+}
+
+fn cache(process: &Arc<Process>, durability: Durability) -> Cache {
+    builder(process)
+        .durability(durability)
+        .open()
+        .expect("nothing is touched")
+}
+
+/// Runs a refresh of `process` and stops before its `n`-th call; `true` if it ended before that. `stop` is what to do there.
+fn runs_through(world: &World, process: &Arc<Process>, n: usize, durability: Durability) -> bool {
+    assert!(
+        n < TOO_MANY,
+        "a refresh makes endlessly many calls\n{}",
+        world.trace()
+    );
+    let cache = cache(process, durability);
+    let task = world.spawn(process, "main", move || publish(&cache, NEW));
+    let mut calls = 0;
+    let stopped = world.run_until(&task, move |_| {
+        calls += 1;
+        calls > n
+    });
+    if stopped != Stopped::Finished {
+        return false;
+    }
+    world.finish(task).expect("nobody disturbed this refresh");
+    true
+}
+
+/// Asserts that the entry is whole: as it was, or new.
+#[track_caller]
+fn assert_old_or_new(world: &World, before: Before, why: &str) -> u64 {
+    let found = read(world, "reader").unwrap_or_else(|error| {
+        panic!("{why}: the entry is not whole: {error}\n{}", world.trace())
+    });
+    match (found, before) {
+        (None, Before::Nothing) => 0,
+        (Some((bytes, Some(1))), Before::Entry) if bytes == OLD => 1,
+        (Some((bytes, Some(generation))), _)
+            if bytes == NEW && generation == before.generation() + 1 =>
+        {
+            generation
+        }
+        (found, _) => panic!(
+            "{why}: the entry is neither old nor new but {found:?}\n{}",
+            world.trace()
+        ),
+    }
+}
+
+/// Asserts that another process can refresh now, within a second, and that nothing is left lying about after it.
+#[track_caller]
+fn assert_next_refresh_works(world: &World, generation: u64, why: &str) {
+    let begun = world.now();
+    let process = world.process("next");
+    let cache = cache(&process, Durability::Data);
+    let task = world.spawn(&process, "main", move || publish(&cache, NEXT));
+    match world.finish(task) {
+        Ok(published) => assert_eq!(
+            published.generation,
+            generation + 1,
+            "{why}: a generation was skipped or repeated\n{}",
+            world.trace()
+        ),
+        Err(error) => panic!("{why}: the next refresh failed: {error}\n{}", world.trace()),
+    }
+    let took = world.now() - begun;
+    assert!(
+        took < Duration::from_secs(1),
+        "{why}: the next refresh took {took:?}\n{}",
+        world.trace()
+    );
+    let found = read(world, "last reader").expect("the next refresh replaced everything");
+    assert_eq!(found, Some((NEXT.to_vec(), Some(generation + 1))), "{why}");
+    assert_eq!(
+        residue(world),
+        [""; 0],
+        "{why}: something was left behind\n{}",
+        world.trace()
+    );
+}
+
+#[test]
+fn killed_at_any_call_a_refresh_delays_and_spoils_nothing() {
+    for before in Before::ALL {
+        for durability in [Durability::Data, Durability::Full] {
+            for n in 0.. {
+                let world = before.world(durability);
+                let process = world.process("victim");
+                if runs_through(&world, &process, n, durability) {
+                    break;
+                }
+                world.kill(&process);
+                let why = format!("killed before call {n}, {before:?}, {durability}");
+                let generation = assert_old_or_new(&world, before, &why);
+                assert_next_refresh_works(&world, generation, &why);
+            }
+        }
+    }
+}
+
+#[test]
+fn killed_at_any_call_a_guest_delays_others_by_its_lease_at_most() {
+    for n in 0.. {
+        let world = Before::Entry.world(Durability::Data);
+        let process = world.guest("victim");
+        if runs_through(&world, &process, n, Durability::Data) {
+            break;
+        }
+        world.kill(&process);
+        let why = format!("killed before call {n}");
+        let generation = assert_old_or_new(&world, Before::Entry, &why);
+        let begun = world.now();
+        let other = world.process("other");
+        let cache = cache(&other, Durability::Data);
+        let task = world.spawn(&other, "main", move || publish(&cache, NEXT));
+        let published = world.finish(task).expect("a guest's lease expires");
+        assert_eq!(published.generation, generation + 1, "{why}");
+        let took = world.now() - begun;
+        assert!(
+            took <= support::LEASE + support::LEASE / 4,
+            "{why}: it took {took:?} to get past a dead guest\n{}",
+            world.trace()
+        );
+        assert_eq!(residue(&world), [""; 0], "{why}\n{}", world.trace());
+    }
+}
+
+/// Makes the `n`-th call of the process "victim" fail; tells whether it came to that.
+fn fail_call(world: &World, n: usize, times: usize, kind: IoError) -> Arc<AtomicBool> {
+    let hit = Arc::new(AtomicBool::new(false));
+    let (seen, calls) = (hit.clone(), AtomicUsize::new(0));
+    world.inject(
+        move |call: &Call| {
+            if &*call.process != "victim" || matches!(call.op, Op::Wait | Op::Start) {
+                return false;
+            }
+            let matches = calls.fetch_add(1, Ordering::SeqCst) >= n;
+            seen.fetch_or(matches, Ordering::SeqCst);
+            matches
+        },
+        Fault::Error(kind),
+        times,
+    );
+    hit
+}
+
+/// Whether an error of this kind tells what happened when the system said `injected`.
+fn is_clear(found: ErrorKind, injected: IoError) -> bool {
+    match injected {
+        IoError::StorageFull => found == ErrorKind::StorageFull,
+        IoError::PermissionDenied => found == ErrorKind::Permission,
+        _ => found == ErrorKind::Io,
+    }
+}
+
+#[test]
+fn an_error_at_any_call_is_reported_and_spoils_nothing() {
+    for before in Before::ALL {
+        for kind in [
+            IoError::StorageFull,
+            IoError::PermissionDenied,
+            IoError::Other,
+        ] {
+            for n in 0.. {
+                assert!(n < TOO_MANY, "a refresh makes endlessly many calls");
+                let world = before.world(Durability::Full);
+                let process = world.process("victim");
+                let hit = fail_call(&world, n, 1, kind);
+                let cache = cache(&process, Durability::Full);
+                let task = world.spawn(&process, "main", move || publish(&cache, NEW));
+                let result = world.finish(task);
+                if !hit.load(Ordering::SeqCst) {
+                    result.expect("nobody disturbed this refresh");
+                    break;
+                }
+                world.clear_faults();
+                let why = format!("{kind:?} at call {n}, {before:?}");
+                let generation = assert_old_or_new(&world, before, &why);
+                match result {
+                    Ok(published) => assert_eq!(
+                        published.generation,
+                        generation,
+                        "{why}: acknowledged and not there\n{}",
+                        world.trace()
+                    ),
+                    Err(error) if error.kind() == ErrorKind::NotDurable => assert_eq!(
+                        generation,
+                        before.generation() + 1,
+                        "{why}: it says that it is published, only not durable: {error}"
+                    ),
+                    Err(error) => {
+                        assert!(
+                            is_clear(error.kind(), kind),
+                            "{why}: that does not say what happened: {error}\n{}",
+                            world.trace()
+                        );
+                        assert_eq!(
+                            generation,
+                            before.generation(),
+                            "{why}: it failed and published all the same\n{}",
+                            world.trace()
+                        );
+                    }
+                }
+                assert_next_refresh_works(&world, generation, &why);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_power_cut_at_any_call_leaves_no_torn_entry() {
+    for before in Before::ALL {
+        for durability in [Durability::Data, Durability::Full] {
+            for n in 0.. {
+                let world = before.world(Durability::Full);
+                let process = world.process("victim");
+                let acknowledged = runs_through(&world, &process, n, durability);
+                world.power_cut_losing_everything();
+                let why = format!("power cut before call {n}, {before:?}, {durability}");
+                let generation = match read(&world, "reader") {
+                    // An entry that loses its name is what `Data` allows; one that was durable before stays.
+                    Ok(None) if before == Before::Nothing => 0,
+                    Ok(_) => assert_old_or_new(&world, before, &why),
+                    Err(error) => panic!("{why}: the entry is torn: {error}\n{}", world.trace()),
+                };
+                if acknowledged && durability == Durability::Full {
+                    assert_eq!(
+                        generation,
+                        before.generation() + 1,
+                        "{why}: an acknowledged publish is gone\n{}",
+                        world.trace()
+                    );
+                }
+                assert_next_refresh_works(&world, generation, &why);
+                if acknowledged {
+                    break;
+                }
+            }
+        }
+    }
+}

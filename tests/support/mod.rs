@@ -1,0 +1,58 @@
+//! What the tests that run the library in a simulated world have in common.
+
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cachelock::platform::memory::{Op, Process, World};
+use cachelock::{Cache, CacheBuilder, Error, Published, Refresh};
+
+/// The lease of all simulated caches, and how long they wait: long enough to see several leases expire.
+pub(crate) const LEASE: Duration = Duration::from_secs(1);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The cache at `/cache` as this process has it.
+pub(crate) fn builder(process: &Arc<Process>) -> CacheBuilder {
+    Cache::builder("/cache")
+        .platform(process.clone())
+        .lease(LEASE)
+        .timeout(TIMEOUT)
+}
+
+/// A refresh of the entry `entry` with these bytes written to it.
+pub(crate) fn begin(cache: &Cache, bytes: &[u8]) -> Result<Refresh, Error> {
+    let mut refresh = cache.entry("entry")?.refresh()?;
+    refresh
+        .write_all(bytes)
+        .expect("so few bytes stay in the buffer");
+    Ok(refresh)
+}
+
+/// Publishes these bytes as the entry `entry`.
+pub(crate) fn publish(cache: &Cache, bytes: &[u8]) -> Result<Published, Error> {
+    Ok(begin(cache, bytes)?.publish()?)
+}
+
+/// A payload and its generation.
+pub(crate) type Found = (Vec<u8>, Option<u64>);
+
+/// What a process that has not been there before reads; `None` if the entry is missing.
+pub(crate) fn read(world: &World, name: &str) -> Result<Option<Found>, Error> {
+    let cache = builder(&world.process(name)).open()?;
+    let snapshot = cache.entry("entry")?.read()?;
+    Ok(snapshot.map(|snapshot| (snapshot.to_vec(), snapshot.meta().generation)))
+}
+
+/// What is in the control directory besides what always stays.
+pub(crate) fn residue(world: &World) -> Vec<String> {
+    let mut names = world.list("/cache/.cachelock");
+    names.retain(|name| !["cache.lock", "head", "tags"].contains(&name.as_str()));
+    names
+}
+
+/// Whether a call is the `op` on the payload of `entry` itself, and not on its tag.
+pub(crate) fn on_payload(call: &cachelock::platform::memory::Call, op: Op) -> bool {
+    call.op == op && &*call.dir == "/cache" && call.name == "entry"
+}
