@@ -178,9 +178,13 @@ fn warning(event: &Event<'_>) -> Option<String> {
             let holder = event
                 .holder
                 .map_or_else(|| "a dead holder".to_owned(), |holder| holder.to_string());
-            let still = event.held.map_or_else(String::new, |held| {
-                format!(", which stood still for {:.1} s", held.as_secs_f64())
-            });
+            // An operator's force waits for nothing.
+            let still = match event.held {
+                Some(held) if held >= Duration::from_millis(50) => {
+                    format!(", which stood still for {:.1} s", held.as_secs_f64())
+                }
+                _ => String::new(),
+            };
             format!("warning: took over the lease on {cache} from {holder}{still}")
         }
         EventKind::EntryCorrupt => {

@@ -1,0 +1,480 @@
+//! The program as a shell script sees it: what it prints, its exit codes, and what it leaves behind.
+#![cfg(unix)]
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_cachelock");
+
+struct Place {
+    dir: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        Place { dir }
+    }
+
+    fn cache(&self) -> PathBuf {
+        self.dir.path().join("cache")
+    }
+
+    fn entry(&self) -> PathBuf {
+        self.cache().join("entry")
+    }
+
+    /// A file beside the cache.
+    fn beside(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The program's arguments, with FILE and DIR for the entry and the cache.
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(PROGRAM);
+        for word in words {
+            match *word {
+                "FILE" => command.arg(self.entry()),
+                "DIR" => command.arg(self.cache()),
+                word => command.arg(word),
+            };
+        }
+        command
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    fn run(&self, words: &[&str]) -> Output {
+        self.command(words).output().expect("the program runs")
+    }
+
+    fn start(&self, words: &[&str]) -> Child {
+        self.command(words).spawn().expect("the program starts")
+    }
+
+    fn publish(&self, payload: &str) {
+        let out = self.run(&["refresh", "FILE", "--", "printf", "%s", payload]);
+        assert_eq!(code(&out), 0, "{}", stderr(&out));
+    }
+
+    /// Nothing but what stays.
+    fn assert_clean(&self) {
+        let mut names: Vec<_> = fs::read_dir(self.cache().join(".cachelock"))
+            .expect("a control directory")
+            .map(|entry| {
+                entry
+                    .expect("an entry")
+                    .file_name()
+                    .into_string()
+                    .expect("UTF-8")
+            })
+            .filter(|name| !matches!(&**name, "cache.lock" | "head" | "tags"))
+            .collect();
+        names.sort();
+        assert!(names.is_empty(), "{names:?}");
+    }
+}
+
+fn code(out: &Output) -> i32 {
+    out.status.code().unwrap_or(-1)
+}
+
+fn stdout(out: &Output) -> String {
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+fn stderr(out: &Output) -> String {
+    String::from_utf8_lossy(&out.stderr).into_owned()
+}
+
+fn json(text: &str) -> Value {
+    let line = text.lines().last().unwrap_or_default();
+    serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {text:?}"))
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < Duration::from_secs(20), "{what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn signal(name: &str, child: &Child) {
+    let status = Command::new("kill")
+        .args([&format!("-{name}"), &child.id().to_string()])
+        .status();
+    assert!(status.expect("kill runs").success());
+}
+
+fn exists(path: &Path) -> bool {
+    path.exists()
+}
+
+#[test]
+fn one_of_many_runs_the_command_and_all_print_its_output() {
+    let place = Place::new();
+    let script = "echo x >> count; sleep 0.2; echo payload";
+    let herd: Vec<Child> = (0..64)
+        .map(|_| place.start(&["get", "FILE", "--timeout", "60", "--", "sh", "-c", script]))
+        .collect();
+    for child in herd {
+        let out = child.wait_with_output().expect("it ends");
+        assert_eq!(code(&out), 0, "{}", stderr(&out));
+        assert_eq!(stdout(&out), "payload\n");
+    }
+    assert_eq!(
+        fs::read_to_string(place.beside("count")).expect("a count"),
+        "x\n"
+    );
+    place.assert_clean();
+}
+
+#[test]
+fn what_is_there_is_printed_without_running_the_command() {
+    let place = Place::new();
+    place.publish("old");
+    let out = place.run(&["get", "FILE", "--", "sh", "-c", "touch ran; echo new"]);
+    assert_eq!((code(&out), &*stdout(&out)), (0, "old"));
+    assert!(!exists(&place.beside("ran")));
+    let out = place.run(&["get", "FILE", "--fresh-for", "1h", "--", "false"]);
+    assert_eq!((code(&out), &*stdout(&out)), (0, "old"));
+    let out = place.run(&["get", "FILE", "--fresh-for", "0", "--", "printf", "new"]);
+    assert_eq!((code(&out), &*stdout(&out)), (0, "new"));
+}
+
+#[test]
+fn a_failing_command_publishes_nothing_and_its_code_is_passed_on() {
+    let place = Place::new();
+    let failing = ["--", "sh", "-c", "echo half; exit 9"];
+    let out = place.run(&[&["get", "FILE"], &failing[..]].concat());
+    assert_eq!((code(&out), &*stdout(&out)), (9, ""));
+    assert!(!exists(&place.entry()));
+    place.publish("old");
+    let out = place.run(&[&["refresh", "FILE"], &failing[..]].concat());
+    assert_eq!(code(&out), 9);
+    let out = place.run(&["refresh", "FILE", "--", "sh", "-c", "echo half; kill -9 $$"]);
+    assert_eq!(code(&out), 137);
+    assert_eq!(stdout(&place.run(&["read", "FILE"])), "old");
+    place.assert_clean();
+}
+
+#[test]
+fn commands_that_cannot_be_started_are_told_apart() {
+    let place = Place::new();
+    for (command, expected) in [("/nowhere/command", 127), ("/dev/null", 126)] {
+        for verb in [["get", "FILE"], ["refresh", "FILE"], ["lock", "DIR"]] {
+            let out = place.run(&[&verb[..], &["--", command]].concat());
+            assert_eq!(code(&out), expected, "{verb:?}: {}", stderr(&out));
+        }
+    }
+    place.assert_clean();
+}
+
+#[test]
+fn the_payload_comes_from_standard_input_without_a_command() {
+    let place = Place::new();
+    // More than one piece, with bytes that are no text.
+    let payload: Vec<u8> = (0..300_000_u32).map(|n| (n % 251) as u8).collect();
+    for words in [
+        &["refresh", "FILE"][..],
+        &["get", "FILE", "--fresh-for", "0"],
+    ] {
+        let mut child = place
+            .command(words)
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let mut input = child.stdin.take().expect("a pipe");
+        input.write_all(&payload).expect("it reads");
+        drop(input);
+        let out = child.wait_with_output().expect("it ends");
+        assert_eq!(code(&out), 0, "{}", stderr(&out));
+        assert!(out.stdout.is_empty() || out.stdout == payload);
+        assert_eq!(fs::read(place.entry()).expect("published"), payload);
+    }
+}
+
+#[test]
+fn a_path_is_printed_instead_of_the_payload() {
+    let place = Place::new();
+    let expected = format!("{}\n", place.entry().display());
+    let out = place.run(&["get", "--path", "cache/entry", "--", "echo"]);
+    assert_eq!((code(&out), stdout(&out)), (0, expected.clone()));
+    assert_eq!(stdout(&place.run(&["read", "--path", "FILE"])), expected);
+    let out = place.run(&["read", "--path", "--cache", "cache", "entry"]);
+    assert_eq!(stdout(&out), expected);
+}
+
+#[test]
+fn a_corrupt_entry_is_65_and_get_replaces_it() {
+    let place = Place::new();
+    place.publish("payload");
+    fs::write(place.entry(), "pAyload").expect("writable");
+    let out = place.run(&["read", "FILE", "--json"]);
+    assert_eq!((code(&out), &*stdout(&out)), (65, ""));
+    assert_eq!(json(&stderr(&out))["error"], "corrupt");
+    let out = place.run(&["get", "FILE", "--", "printf", "again"]);
+    assert_eq!((code(&out), &*stdout(&out)), (0, "again"));
+    assert!(stderr(&out).contains("corrupt"), "{}", stderr(&out));
+}
+
+#[test]
+fn what_is_missing_is_66() {
+    let place = Place::new();
+    let out = place.run(&["read", "FILE", "--json"]);
+    assert_eq!((code(&out), &*stdout(&out)), (66, ""));
+    let error = json(&stderr(&out));
+    assert_eq!(error["error"], "missing");
+    assert_eq!(error["path"], place.entry().display().to_string());
+    assert!(!exists(&place.cache()));
+}
+
+#[test]
+fn mistakes_in_the_call_are_2() {
+    let place = Place::new();
+    for words in [
+        &["get"][..],
+        &["get", "FILE", "--timeout", "soon", "--", "true"],
+        &["get", "FILE", "--lease", "1ms", "--", "true"],
+        &["get", "--cache", "DIR", "../out", "--", "true"],
+        &["get", "--cache", "DIR", ".cachelock/head", "--", "true"],
+        &["get", "cache/", "--", "true"],
+        &["lock", "DIR"],
+    ] {
+        assert_eq!(code(&place.run(words)), 2, "{words:?}");
+        let out = place.run(&[&["--json"], words].concat());
+        assert!(json(&stderr(&out))["error"].is_string(), "{words:?}");
+    }
+    assert!(!exists(&place.cache()));
+}
+
+#[test]
+fn an_unexpected_length_is_74() {
+    let place = Place::new();
+    place.publish("old");
+    let out = place.run(&[
+        "refresh",
+        "FILE",
+        "--expect-len",
+        "9",
+        "--",
+        "echo",
+        "short",
+    ]);
+    assert_eq!(code(&out), 74);
+    assert_eq!(stdout(&place.run(&["read", "FILE"])), "old");
+}
+
+#[test]
+fn a_timeout_is_75_and_names_the_holder_and_the_flag() {
+    let place = Place::new();
+    let holder = place.start(&["lock", "DIR", "--", "sh", "-c", "touch held; exec sleep 60"]);
+    eventually("the lock is held", || exists(&place.beside("held")));
+    let out = place.run(&["refresh", "FILE", "--timeout", "0", "--", "true"]);
+    assert_eq!(code(&out), 75);
+    let said = stderr(&out);
+    assert!(
+        said.contains("(--timeout 0; raise it with --timeout)"),
+        "{said}"
+    );
+    assert!(said.contains(&format!("process {}", holder.id())), "{said}");
+
+    let out = place.run(&["get", "FILE", "--timeout", "300ms", "--", "true"]);
+    assert_eq!(code(&out), 75);
+    assert!(stderr(&out).starts_with("cachelock: waiting for the writer lock of "));
+    let out = place.run(&["get", "FILE", "--quiet", "--timeout", "300ms", "--", "true"]);
+    assert_eq!(stderr(&out).lines().count(), 1, "{}", stderr(&out));
+
+    let status = json(&stdout(&place.run(&["status", "DIR", "--json"])));
+    assert_eq!(status["holder"]["pid"], holder.id());
+    assert_eq!(status["locked"], true);
+    signal("TERM", &holder);
+    let out = holder.wait_with_output().expect("it ends");
+    assert_eq!(code(&out), 143);
+    place.assert_clean();
+}
+
+#[test]
+fn a_signal_ends_command_and_wait_and_leaves_nothing() {
+    let place = Place::new();
+    for (name, expected) in [("INT", 130), ("TERM", 143), ("HUP", 129)] {
+        let running = place.beside(name);
+        let script = format!("echo half; touch {name}; exec sleep 60");
+        let holder = place.start(&["refresh", "FILE", "--", "sh", "-c", &script]);
+        eventually("COMMAND runs", || exists(&running));
+        let waiter = place.start(&["get", "FILE", "--timeout", "infinite", "--", "true"]);
+        thread::sleep(Duration::from_millis(200));
+        let started = Instant::now();
+        for (child, what) in [(waiter, "the waiter"), (holder, "the holder")] {
+            signal(name, &child);
+            let out = child.wait_with_output().expect("it ends");
+            assert_eq!(code(&out), expected, "{what}: {}", stderr(&out));
+        }
+        assert!(started.elapsed() < Duration::from_secs(10));
+        assert!(!exists(&place.entry()));
+        place.assert_clean();
+    }
+}
+
+#[test]
+fn a_signal_ends_the_wait_for_standard_input() {
+    let place = Place::new();
+    let mut command = place.command(&["refresh", "FILE"]);
+    let child = command.stdin(Stdio::piped()).spawn().expect("it starts");
+    eventually("it holds the lock", || {
+        json(&stdout(&place.run(&["status", "DIR", "--json"])))["locked"] == true
+    });
+    thread::sleep(Duration::from_millis(100));
+    signal("INT", &child);
+    // The pipe is open until here.
+    eventually("it ends", || {
+        json(&stdout(&place.run(&["status", "DIR", "--json"])))["locked"] == false
+    });
+    assert_eq!(code(&child.wait_with_output().expect("it ends")), 130);
+    place.assert_clean();
+}
+
+#[test]
+fn a_read_only_cache_can_be_read_and_refreshing_it_is_77() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let place = Place::new();
+    place.publish("payload");
+    fs::set_permissions(place.dir.path(), fs::Permissions::from_mode(0o755)).expect("ours");
+    // The program where others may run it, too.
+    let program = place.beside("program");
+    fs::copy(PROGRAM, &program).expect("a copy");
+    let is_root = Command::new("id")
+        .arg("-u")
+        .output()
+        .expect("id runs")
+        .stdout
+        == b"0\n";
+    let run = |words: &[&str]| {
+        let mut command = if is_root {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+            command.arg(&program);
+            command
+        } else {
+            Command::new(&program)
+        };
+        command.args(words).current_dir(place.dir.path());
+        command.stdin(Stdio::null()).output().expect("it runs")
+    };
+    let mode = |mode| {
+        for dir in [place.cache(), place.cache().join(".cachelock")] {
+            fs::set_permissions(dir, fs::Permissions::from_mode(mode)).expect("ours");
+        }
+    };
+    mode(0o555);
+    let (read, refresh) = (
+        run(&["read", "cache/entry"]),
+        run(&["refresh", "--allow-shared", "cache/entry", "--", "true"]),
+    );
+    mode(0o755);
+    assert_eq!(
+        (code(&read), &*stdout(&read)),
+        (0, "payload"),
+        "{}",
+        stderr(&read)
+    );
+    assert_eq!(code(&refresh), 77, "{}", stderr(&refresh));
+    assert_eq!(stdout(&place.run(&["read", "FILE"])), "payload");
+}
+
+#[test]
+fn lock_passes_on_the_commands_code_and_streams() {
+    let place = Place::new();
+    let out = place.run(&[
+        "lock",
+        "DIR",
+        "--",
+        "sh",
+        "-c",
+        "echo out; echo err >&2; exit 7",
+    ]);
+    assert_eq!(
+        (code(&out), &*stdout(&out), &*stderr(&out)),
+        (7, "out\n", "err\n")
+    );
+    let out = place.run(&["lock", "DIR", "--", "sh", "-c", "kill -15 $$"]);
+    assert_eq!(code(&out), 143);
+    place.assert_clean();
+}
+
+#[test]
+fn a_broken_lock_ends_the_command_and_is_76() {
+    let place = Place::new();
+    let script = "touch held; exec sleep 60";
+    let holder = place.start(&["lock", "DIR", "--lease", "1s", "--", "sh", "-c", script]);
+    eventually("the lock is held", || exists(&place.beside("held")));
+    let out = place.run(&["break", "DIR", "--json"]);
+    assert_eq!(code(&out), 0, "{}", stderr(&out));
+    assert_eq!(json(&stdout(&out))["removed"]["pid"], holder.id());
+    let out = holder.wait_with_output().expect("it ends");
+    assert_eq!(code(&out), 76, "{}", stderr(&out));
+    assert!(stderr(&out).contains("was lost"), "{}", stderr(&out));
+    assert_eq!(code(&place.run(&["sweep", "DIR"])), 0);
+    place.assert_clean();
+}
+
+#[test]
+fn status_counts_generations_and_says_when_nothing_is_there() {
+    let place = Place::new();
+    let out = place.run(&["status", "FILE", "--json"]);
+    assert_eq!(code(&out), 0);
+    assert_eq!(json(&stdout(&out))["entry"]["exists"], false);
+    assert!(stdout(&place.run(&["status", "DIR"])).contains("nothing there"));
+    for generation in 1..=2 {
+        let out = place.run(&["refresh", "FILE", "--json", "--", "printf", "12345"]);
+        assert_eq!(json(&stdout(&out))["generation"], generation);
+        let status = json(&stdout(&place.run(&["status", "FILE", "--json"])));
+        assert_eq!(status["generation"], generation);
+        assert_eq!(status["entry"]["length"], 5);
+        assert_eq!(status["entry"]["verification"], "verified");
+        assert_eq!(status["holder"], Value::Null);
+        assert_eq!(status["epoch"], generation);
+    }
+    fs::write(place.entry(), "54321").expect("writable");
+    let out = place.run(&["status", "FILE", "--json"]);
+    assert_eq!(code(&out), 0);
+    assert_eq!(json(&stdout(&out))["entry"]["verification"], "corrupt");
+}
+
+#[test]
+fn a_frozen_holder_is_overtaken_and_changes_nothing_when_it_wakes() {
+    let place = Place::new();
+    let script = "touch held; sleep 1; echo stale";
+    let frozen = place.start(&["refresh", "FILE", "--lease", "1s", "--", "sh", "-c", script]);
+    eventually("the lock is held", || exists(&place.beside("held")));
+    signal("STOP", &frozen);
+    let out = place.run(&["refresh", "FILE", "--timeout", "20", "--", "echo", "newer"]);
+    assert_eq!(code(&out), 0, "{}", stderr(&out));
+    assert!(stderr(&out).contains("took over"), "{}", stderr(&out));
+    signal("CONT", &frozen);
+    let out = frozen.wait_with_output().expect("it ends");
+    assert_eq!(code(&out), 76, "{}", stderr(&out));
+    assert_eq!(stdout(&place.run(&["read", "FILE"])), "newer\n");
+    place.assert_clean();
+}
+
+#[test]
+fn nobody_reading_is_no_error() {
+    let place = Place::new();
+    let mut child = place.start(&["get", "FILE", "--", "head", "-c", "5000000", "/dev/zero"]);
+    drop(child.stdout.take());
+    let out = child.wait_with_output().expect("it ends");
+    assert_eq!((code(&out), &*stderr(&out)), (0, ""));
+}
