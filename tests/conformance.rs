@@ -1,21 +1,26 @@
 //! What a cache promises, once for each platform: on the real one in a real directory, and in the memory of a live world.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
+#[cfg(unix)]
+use std::time::SystemTime;
 use std::time::{Duration, Instant};
 
 use cachelock::platform::{Access, Dir, Platform};
+#[cfg(unix)]
+use cachelock::platform::{Event, Identity, Monotonic, Slot, Task, native};
 use cachelock::{
     Backend, Cache, CacheBuilder, CancelToken, Durability, Entry, ErrorKind, GetError, Locking,
     Policy, Timeout, Verification,
 };
 
-/// A place for a cache, and whose it is.
+/// A place for a cache, and two processes that share it.
 struct Ground {
     platform: Arc<dyn Platform>,
+    other: Arc<dyn Platform>,
     path: PathBuf,
     /// Removed with this.
     _dir: Option<tempfile::TempDir>,
@@ -26,6 +31,7 @@ impl Ground {
         let world = cachelock::platform::memory::World::live();
         Ground {
             platform: world.process("process"),
+            other: world.process("other"),
             path: "/cache".into(),
             _dir: None,
         }
@@ -35,7 +41,8 @@ impl Ground {
     fn native() -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         Ground {
-            platform: cachelock::platform::native(),
+            platform: native(),
+            other: Arc::new(OtherProcess::default()),
             path: dir.path().join("cache"),
             _dir: Some(dir),
         }
@@ -47,6 +54,11 @@ impl Ground {
 
     fn cache(&self) -> Cache {
         self.builder().open().expect("nothing is touched")
+    }
+
+    /// The same cache in another process.
+    fn elsewhere(&self) -> CacheBuilder {
+        Cache::builder(&self.path).platform(self.other.clone())
     }
 
     #[track_caller]
@@ -75,6 +87,72 @@ impl Ground {
         let mut names = self.dir(".cachelock").list().expect("it can be listed");
         names.sort();
         names
+    }
+}
+
+/// This process as another one would be: the library's state is its own, so only files and kernel locks stand between them.
+#[cfg(unix)]
+#[derive(Default)]
+struct OtherProcess {
+    slot: Arc<Slot>,
+}
+
+#[cfg(unix)]
+impl Platform for OtherProcess {
+    fn slot(&self) -> Arc<Slot> {
+        self.slot.clone()
+    }
+
+    fn name(&self) -> &'static str {
+        native().name()
+    }
+
+    fn absolute(&self, path: &Path) -> io::Result<PathBuf> {
+        native().absolute(path)
+    }
+
+    fn open_dir(&self, path: &Path) -> io::Result<Arc<dyn Dir>> {
+        native().open_dir(path)
+    }
+
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        native().create_dir_all(path)
+    }
+
+    fn monotonic(&self) -> Monotonic {
+        native().monotonic()
+    }
+
+    fn wall(&self) -> SystemTime {
+        native().wall()
+    }
+
+    fn random(&self) -> io::Result<u128> {
+        native().random()
+    }
+
+    fn event(&self) -> Arc<dyn Event> {
+        native().event()
+    }
+
+    fn spawn(&self, name: &str, task: Task) -> io::Result<()> {
+        native().spawn(name, task)
+    }
+
+    fn identity(&self) -> Identity {
+        native().identity()
+    }
+
+    fn process_id(&self) -> u32 {
+        native().process_id()
+    }
+
+    fn is_busy(&self, error: &io::Error) -> bool {
+        native().is_busy(error)
+    }
+
+    fn default_mode(&self) -> Option<u32> {
+        native().default_mode()
     }
 }
 
@@ -313,12 +391,71 @@ fn of_many_callers_one_produces(ground: &Ground) {
                         produced.fetch_add(1, Ordering::SeqCst);
                         refresh.write_all(b"once")
                     })
-                    .unwrap_or_else(|error: GetError<std::io::Error>| panic!("{error}"));
+                    .unwrap_or_else(|error: GetError<io::Error>| panic!("{error}"));
                 assert_eq!(snapshot.as_deref(), Some(&b"once"[..]));
             });
         }
     });
     assert_eq!(produced.load(Ordering::SeqCst), 1, "fetched more than once");
+}
+
+fn a_broken_lock_publishes_nothing(ground: &Ground) {
+    let entry = entry(&ground.cache(), "entry");
+    publish(&entry, b"old");
+    let mut refresh = entry.refresh().expect("the lock is free");
+    refresh.write_all(b"late").expect("the stage takes bytes");
+    let operator = ground.elsewhere().open().expect("nothing is touched");
+    let before = Instant::now();
+    let holder = operator.break_lock().expect("force");
+    assert!(before.elapsed() < Duration::from_secs(2), "not at once");
+    assert!(holder.is_some(), "somebody was robbed");
+    let failed = refresh.publish().expect_err("it was robbed");
+    assert!(failed.error.is_lease_lost(), "{failed}");
+    assert!(failed.refresh.is_none(), "to try again is hopeless");
+    drop(failed);
+    assert_reads(&entry, b"old", 1);
+    assert_eq!(publish(&entry, b"new"), 2);
+}
+
+fn processes_exclude_each_other(ground: &Ground) {
+    let inside = AtomicUsize::new(0);
+    let inside = &inside;
+    thread::scope(|scope| {
+        for builder in [ground.builder(), ground.elsewhere()] {
+            scope.spawn(move || {
+                let cache = builder.open().expect("nothing is touched");
+                for _ in 0..50 {
+                    let lock = cache.lock().expect("it gets free");
+                    assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two at once");
+                    thread::yield_now();
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                    drop(lock);
+                }
+            });
+        }
+    });
+}
+
+fn a_timeout_says_who_holds_the_lock(ground: &Ground) {
+    let _held = ground.cache().lock().expect("it is free");
+    for (timeout, locking) in [
+        (Timeout::TryOnce, Locking::Auto),
+        (Timeout::TryOnce, Locking::Lease),
+        (Duration::from_millis(20).into(), Locking::Auto),
+        (Duration::from_millis(20).into(), Locking::Lease),
+    ] {
+        let other = ground.elsewhere().timeout(timeout).locking(locking);
+        let error = other
+            .open()
+            .expect("nothing is touched")
+            .lock()
+            .expect_err("it is held");
+        assert!(error.is_timeout(), "{error}");
+        assert!(
+            error.holder().is_some_and(|holder| holder.gated),
+            "{timeout}, {locking}: the error does not say who holds it: {error}"
+        );
+    }
 }
 
 fn the_lease_alone_will_do(ground: &Ground) {
@@ -373,6 +510,7 @@ fn names_that_cannot_be_are_refused(ground: &Ground) {
 fn a_cache_in_a_cache_is_refused(ground: &Ground) {
     let inner = Ground {
         platform: ground.platform.clone(),
+        other: ground.other.clone(),
         path: ground.path.join(Path::new("inner")),
         _dir: None,
     };
@@ -419,6 +557,9 @@ on_each_platform!(
     threads_exclude_each_other,
     one_lock_covers_several_entries,
     of_many_callers_one_produces,
+    a_broken_lock_publishes_nothing,
+    processes_exclude_each_other,
+    a_timeout_says_who_holds_the_lock,
     the_lease_alone_will_do,
     full_durability_publishes,
     names_that_cannot_be_are_refused,
