@@ -279,6 +279,14 @@ impl WriteLock {
         self.hold.lease.is_lost()
     }
 
+    /// Looks now whether this holder was overtaken, and shows others that it is alive.
+    ///
+    /// # Errors
+    /// [`LeaseLost`](crate::ErrorKind::LeaseLost), or what the system says.
+    pub fn check(&self) -> Result<()> {
+        self.hold.lease.beat()
+    }
+
     /// What gave the lock.
     #[must_use]
     pub fn backend(&self) -> crate::Backend {

@@ -111,8 +111,8 @@ impl fmt::Display for WaitingFor {
 #[derive(Debug, thiserror::Error)]
 enum Repr {
     #[error(
-        "timed out after {} waiting for {what} of {}{}; wait longer with a timeout above {}, or see who holds it",
-        seconds(*waited), path.display(), held_by(holder.as_ref()), seconds(*budget)
+        "timed out after {} waiting for {what} of {}{}{}",
+        seconds(*waited), path.display(), held_by(holder.as_ref()), remedy(*budget)
     )]
     Timeout {
         path: PathBuf,
@@ -171,6 +171,16 @@ fn seconds(duration: Duration) -> String {
 
 fn held_by(holder: Option<&Holder>) -> String {
     holder.map_or_else(String::new, |holder| format!(", held by {holder}"))
+}
+
+fn remedy(budget: Duration) -> String {
+    match budget {
+        Duration::ZERO => "; it was tried once, allow a timeout to wait".into(),
+        budget => format!(
+            "; wait longer with a timeout above {}, or see who holds it",
+            seconds(budget)
+        ),
+    }
 }
 
 fn hint(source: &io::Error) -> &'static str {

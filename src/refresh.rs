@@ -134,15 +134,19 @@ impl Refresh {
     }
 
     /// Shows others that this holder is alive, where no background task does: in a sandbox, during long work without writes.
-    /// Elsewhere it does nothing but tell whether the lease is lost.
+    /// Writes a beat when one is due, so call it as often as you like. Elsewhere it only tells whether the lease is known to
+    /// be lost.
     ///
     /// # Errors
     /// [`LeaseLost`](crate::ErrorKind::LeaseLost), or what the system says.
     pub fn heartbeat(&self) -> Result<()> {
-        if self.hold.beats_itself {
-            self.hold.lease.beat()
-        } else if self.hold.lease.is_lost() {
-            Err(self.hold.lease.lose("it was lost before"))
+        let lease = &self.hold.lease;
+        if lease.is_lost() {
+            return Err(lease.lose("it was lost before"));
+        }
+        let due = self.hold.control.cx.platform.monotonic() >= lease.next_beat();
+        if self.hold.beats_itself && due {
+            lease.beat()
         } else {
             Ok(())
         }

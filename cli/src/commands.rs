@@ -359,8 +359,7 @@ fn lock(
     let status = command::run(command, control)?;
     // COMMAND may have ended while this process stood still, and the loss not be noticed yet. A stage can only be had
     // by who holds the lease.
-    let probe = cache.entry("probe").and_then(|entry| lock.refresh(&entry));
-    let lost = lock.is_lost() || probe.is_err_and(|error| error.is_lease_lost());
+    let lost = lock.check().is_err_and(|error| error.is_lease_lost());
     control.check()?;
     if lost {
         return Err(Failure::Lost);
