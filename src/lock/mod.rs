@@ -174,9 +174,14 @@ fn acquire_in(
     let local = Local::of(&*cx.platform);
     let local_cache = local.cache(id);
 
-    let (turn, contended) = local_cache.queue.enter(waiter)?;
-    if contended && look(&root)? {
-        return Ok(Acquired::Satisfied);
+    // An operator's force waits for nobody: it may be a thread of this process that is to be removed.
+    let mut turn = None;
+    if !force {
+        let (front, contended) = local_cache.queue.enter(waiter)?;
+        turn = Some(front);
+        if contended && look(&root)? {
+            return Ok(Acquired::Satisfied);
+        }
     }
 
     let file_system = file_system(&local_cache, &control)?;
@@ -215,7 +220,7 @@ fn acquire_in(
         control,
         lease,
         gate,
-        turn: Some(turn),
+        turn,
         process: cx.platform.process_id(),
         since: cx.platform.monotonic(),
         waited: waiter.waited(),
