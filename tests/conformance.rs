@@ -400,10 +400,13 @@ fn of_many_callers_one_produces(ground: &Ground) {
 }
 
 fn a_broken_lock_publishes_nothing(ground: &Ground) {
-    let entry = entry(&ground.cache(), "entry");
-    publish(&entry, b"old");
     // The operator may be a thread of the holder's own process.
-    for operator in [ground.elsewhere(), ground.builder()] {
+    for (name, operator) in [
+        ("robbed by another", ground.elsewhere()),
+        ("by itself", ground.builder()),
+    ] {
+        let entry = entry(&ground.cache(), name);
+        publish(&entry, b"old");
         let mut refresh = entry.refresh().expect("the lock is free");
         refresh.write_all(b"late").expect("the stage takes bytes");
         let operator = operator.open().expect("nothing is touched");
