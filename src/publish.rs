@@ -93,13 +93,7 @@ fn publish_value(parts: &mut Parts<'_>) -> Result<Published, Failure> {
         empty_payload(parts)?;
     }
     let next = next_record(parts, &current, content)?;
-    let doubt = publish_tag(
-        parts,
-        &Tag {
-            previous: current,
-            next: next.clone(),
-        },
-    )?;
+    let doubt = publish_tag(parts, current, &next)?;
     let stage = &mut *parts.stage;
     rename(parts.entry, stage, Target::Payload)?;
     done(parts, &next, doubt)
@@ -109,13 +103,7 @@ fn publish_absent(parts: &mut Parts<'_>, valid_for: Duration) -> Result<Publishe
     let current = current(parts)?;
     let mut next = next_record(parts, &current, Content::Absent { valid_for })?;
     next.validators = Validators::new();
-    let doubt = publish_tag(
-        parts,
-        &Tag {
-            previous: current,
-            next: next.clone(),
-        },
-    )?;
+    let doubt = publish_tag(parts, current, &next)?;
     if parts.entry.cx.mutated(Mutation::RemoveByUnlink) {
         if let Some(folder) = parts.hold.root.folder(&parts.entry.cx, &parts.entry.name)? {
             let _ = folder.unlink(parts.entry.name.file());
@@ -173,7 +161,11 @@ fn empty_payload(parts: &Parts<'_>) -> Result<()> {
 }
 
 /// Writes the tag and renames it into place. Returns the doubt about its durability, if there is any.
-fn publish_tag(parts: &Parts<'_>, tag: &Tag) -> Result<Option<io::Error>> {
+fn publish_tag(parts: &Parts<'_>, previous: Record, next: &Record) -> Result<Option<io::Error>> {
+    let tag = Tag {
+        previous,
+        next: next.clone(),
+    };
     let full = parts.entry.cx.options.durability == Durability::Full;
     let mut stage = Stage::create(parts.stage.hold())?;
     stage.write(&tag.encode())?;
@@ -305,8 +297,7 @@ fn rename(entry: &crate::cache::Entry, stage: &mut Stage, target: Target) -> Res
             }
             _ if cx.platform.is_busy(&error) => {
                 let left = hold.budget_left;
-                let waiter =
-                    waiter.get_or_insert_with(|| Waiter::for_retries(cx, left, &hold.cancel));
+                let waiter = waiter.get_or_insert_with(|| Waiter::for_retries(cx, left));
                 waiter.waits_for(WaitingFor::Replace);
                 waiter.pause(waiter.now() + RETRY)?;
             }

@@ -240,15 +240,11 @@ impl<'a> Waiter<'a> {
     }
 
     /// For renames that must be repeated, within what is left of the budget.
-    pub(crate) fn for_retries(
-        cx: &'a Context,
-        left: Option<Duration>,
-        cancel: &Option<CancelToken>,
-    ) -> Self {
+    pub(crate) fn for_retries(cx: &'a Context, left: Option<Duration>) -> Self {
         Self::new(
             cx,
             left.map_or(Timeout::Infinite, Timeout::After),
-            cancel.as_ref(),
+            cx.options.cancel.as_ref(),
         )
     }
 

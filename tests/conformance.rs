@@ -345,21 +345,7 @@ fn a_wait_can_be_cancelled(ground: &Ground) {
 }
 
 fn threads_exclude_each_other(ground: &Ground) {
-    let inside = AtomicUsize::new(0);
-    thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                let cache = ground.cache();
-                for _ in 0..50 {
-                    let lock = cache.lock().expect("it gets free");
-                    assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two at once");
-                    thread::yield_now();
-                    inside.fetch_sub(1, Ordering::SeqCst);
-                    drop(lock);
-                }
-            });
-        }
-    });
+    exclude_each_other([ground.builder(), ground.builder()]);
 }
 
 fn one_lock_covers_several_entries(ground: &Ground) {
@@ -424,10 +410,15 @@ fn a_broken_lock_publishes_nothing(ground: &Ground) {
 }
 
 fn processes_exclude_each_other(ground: &Ground) {
+    exclude_each_other([ground.builder(), ground.elsewhere()]);
+}
+
+#[track_caller]
+fn exclude_each_other(callers: [CacheBuilder; 2]) {
     let inside = AtomicUsize::new(0);
     let inside = &inside;
     thread::scope(|scope| {
-        for builder in [ground.builder(), ground.elsewhere()] {
+        for builder in callers {
             scope.spawn(move || {
                 let cache = builder.open().expect("nothing is touched");
                 for _ in 0..50 {

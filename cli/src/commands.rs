@@ -25,6 +25,8 @@ const LONG: Duration = Duration::from_secs(3600);
 /// Runs what `args` ask for; `Ok` has the exit code.
 pub(crate) fn run(args: &Args, control: &Arc<Control>) -> Result<u8, Failure> {
     let output = &args.output;
+    let to_lock =
+        |dir: &Path, locks: &Locks| with_locks(builder(dir, output, control, true), locks, output);
     match &args.command {
         Command::Get {
             place,
@@ -34,8 +36,8 @@ pub(crate) fn run(args: &Args, control: &Arc<Control>) -> Result<u8, Failure> {
             locks,
             producer,
         } => {
-            let cache = builder(&place.cache_dir()?, output, control, true);
-            let cache = open(with_locks(cache, locks, output).durability(writing.durability))?;
+            let cache = to_lock(&place.cache_dir()?, locks).durability(writing.durability);
+            let cache = open(cache)?;
             let entry = cache.entry(&place.name()?)?;
             let policy = fresh_for.map_or_else(Policy::any_age, Policy::fresh_for);
             get(&entry, &policy, *path, &producer.command, locks, control)
@@ -47,8 +49,8 @@ pub(crate) fn run(args: &Args, control: &Arc<Control>) -> Result<u8, Failure> {
             locks,
             producer,
         } => {
-            let cache = builder(&place.cache_dir()?, output, control, true);
-            let cache = open(with_locks(cache, locks, output).durability(writing.durability))?;
+            let cache = to_lock(&place.cache_dir()?, locks).durability(writing.durability);
+            let cache = open(cache)?;
             let entry = cache.entry(&place.name()?)?;
             let command = &producer.command;
             refresh(&entry, *expect_len, command, locks, output, control)
@@ -61,15 +63,7 @@ pub(crate) fn run(args: &Args, control: &Arc<Control>) -> Result<u8, Failure> {
             dir,
             locks,
             command,
-        } => {
-            let cache = builder(dir, output, control, true);
-            lock(
-                &open(with_locks(cache, locks, output))?,
-                command,
-                locks,
-                control,
-            )
-        }
+        } => lock(&open(to_lock(dir, locks))?, command, locks, control),
         Command::Status { path, cache } => {
             control.idle()?;
             let (dir, file) = status::target(path, cache.as_deref())?;
@@ -77,23 +71,9 @@ pub(crate) fn run(args: &Args, control: &Arc<Control>) -> Result<u8, Failure> {
             let entry = file.map(|name| cache.entry(&name)).transpose()?;
             status::run(&cache, entry.as_ref(), output)
         }
-        Command::Sweep { dir, locks } => {
-            let cache = builder(dir, output, control, true);
-            sweep(
-                &open(with_locks(cache, locks, output))?,
-                locks,
-                output,
-                control,
-            )
-        }
+        Command::Sweep { dir, locks } => sweep(&open(to_lock(dir, locks))?, locks, output, control),
         Command::Break { dir, locks } => {
-            let cache = builder(dir, output, control, true);
-            break_lock(
-                &open(with_locks(cache, locks, output))?,
-                locks,
-                output,
-                control,
-            )
+            break_lock(&open(to_lock(dir, locks))?, locks, output, control)
         }
     }
 }

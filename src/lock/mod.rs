@@ -32,7 +32,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::events::{Backend, Event, EventKind};
 use crate::mutation::Mutation;
 use crate::root::Root;
-use crate::wait::{CancelToken, Waiter};
+use crate::wait::Waiter;
 
 pub use claim::Holder;
 pub(crate) use claim::{Kind, LEASE_MAX};
@@ -68,7 +68,6 @@ pub(crate) struct Hold {
     /// How long the caller had to wait, and what of its budget is left for renames that must be repeated.
     pub(crate) waited: Duration,
     pub(crate) budget_left: Option<Duration>,
-    pub(crate) cancel: Option<CancelToken>,
     /// Whether a background task beats; otherwise the holder's own calls must.
     pub(crate) beats_itself: bool,
     _local: Arc<LocalCache>,
@@ -225,7 +224,6 @@ fn acquire_in(
         since: cx.platform.monotonic(),
         waited: waiter.waited(),
         budget_left: waiter.remaining(),
-        cancel: cx.options.cancel.clone(),
         beats_itself: !beats,
         _local: local_cache,
     };
