@@ -9,7 +9,7 @@ use cachelock_platform::FileSystem;
 
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::lock::{self, Acquired, Hold, Holder, Look};
+use crate::lock::{self, Acquired, Hold, Holder, How, Look};
 use crate::mutation::Mutation;
 use crate::name::EntryName;
 use crate::refresh::Refresh;
@@ -86,7 +86,7 @@ impl Cache {
     /// [`Untrusted`](crate::ErrorKind::Untrusted) for a directory that others may write to,
     /// [`Permission`](crate::ErrorKind::Permission) also for a read-only one, and what the system says.
     pub fn lock(&self) -> Result<WriteLock> {
-        match self.acquire(false, &mut |_| Ok(false))? {
+        match self.acquire(How::Wait, &mut |_| Ok(false))? {
             Some(hold) => Ok(WriteLock {
                 hold: Arc::new(hold),
             }),
@@ -101,7 +101,7 @@ impl Cache {
     /// As [`Cache::lock`].
     pub fn break_lock(&self) -> Result<Option<Holder>> {
         let holder = self.status()?.and_then(|status| status.holder);
-        drop(self.acquire(true, &mut |_| Ok(false))?);
+        drop(self.acquire(How::Force, &mut |_| Ok(false))?);
         Ok(holder)
     }
 
@@ -135,10 +135,15 @@ impl Cache {
     }
 
     /// Acquires; `None` if `look` was satisfied meanwhile.
-    pub(crate) fn acquire(&self, force: bool, look: &mut Look<'_>) -> Result<Option<Hold>> {
+    pub(crate) fn acquire(&self, how: How, look: &mut Look<'_>) -> Result<Option<Hold>> {
         let cx = &self.cx;
-        let mut waiter = Waiter::new(cx, cx.options.timeout, cx.options.cancel.as_ref());
-        match lock::acquire(cx, &mut waiter, force, look)? {
+        let mut waiter = match how {
+            How::Try => Waiter::trying(cx),
+            How::Wait | How::Force => {
+                Waiter::new(cx, cx.options.timeout, cx.options.cancel.as_ref())
+            }
+        };
+        match lock::acquire(cx, &mut waiter, how == How::Force, look)? {
             Acquired::Held(hold) => Ok(Some(hold)),
             Acquired::Satisfied => Ok(None),
         }

@@ -35,6 +35,8 @@ pub enum ErrorKind {
     LeaseLost,
     /// An entry, or a file of the control directory, does not hold what it should.
     Corrupt,
+    /// There is no payload that could be kept, although a producer said that it is still right.
+    Missing,
     /// The name cannot be an entry.
     InvalidName,
     /// No lock can be had here.
@@ -68,6 +70,7 @@ impl ErrorKind {
             ErrorKind::Cancelled => "cancelled",
             ErrorKind::LeaseLost => "lease-lost",
             ErrorKind::Corrupt => "corrupt",
+            ErrorKind::Missing => "missing",
             ErrorKind::InvalidName => "invalid-name",
             ErrorKind::NoLock => "no-lock",
             ErrorKind::Untrusted => "untrusted",
@@ -138,6 +141,8 @@ enum Repr {
     },
     #[error("{} is corrupt: {reason}; refresh it to replace it", path.display())]
     Corrupt { path: PathBuf, reason: String },
+    #[error("{} has no payload to keep, although its producer says that it was not modified; produce it without a condition", path.display())]
+    Missing { path: PathBuf },
     #[error("{name:?} cannot be the name of an entry: {reason}")]
     InvalidName { name: String, reason: String },
     #[error("{} is not safe to share a cache in: {reason}; use a directory of your own, or allow shared directories", path.display())]
@@ -272,6 +277,10 @@ impl Error {
         .into()
     }
 
+    pub(crate) fn missing(path: &Path) -> Self {
+        Repr::Missing { path: path.into() }.into()
+    }
+
     pub(crate) fn length_mismatch(path: &Path, expected: u64, written: u64) -> Self {
         Repr::LengthMismatch {
             path: path.into(),
@@ -323,6 +332,7 @@ impl Error {
             Repr::Cancelled { .. } => ErrorKind::Cancelled,
             Repr::LeaseLost { .. } => ErrorKind::LeaseLost,
             Repr::Corrupt { .. } => ErrorKind::Corrupt,
+            Repr::Missing { .. } => ErrorKind::Missing,
             Repr::InvalidName { .. } => ErrorKind::InvalidName,
             Repr::Untrusted { .. } => ErrorKind::Untrusted,
             Repr::NotAFile { .. } => ErrorKind::NotAFile,
@@ -350,6 +360,7 @@ impl Error {
             | Repr::Cancelled { path, .. }
             | Repr::LeaseLost { path, .. }
             | Repr::Corrupt { path, .. }
+            | Repr::Missing { path }
             | Repr::Untrusted { path, .. }
             | Repr::NotAFile { path, .. }
             | Repr::LengthMismatch { path, .. }

@@ -49,6 +49,9 @@ pub enum EventKind {
     RefreshPublished,
     /// Somebody else had refreshed meanwhile, so nothing was produced.
     RefreshSkipped,
+    /// A stale payload was served by the policy: somebody else is refreshing it, or refreshing it failed (the detail says
+    /// how).
+    ServedStale,
     /// A read found a payload that is not what its tag says.
     EntryCorrupt,
     /// What a dead holder had left was removed.
@@ -71,6 +74,7 @@ impl EventKind {
             EventKind::LeaseLost => "lease_lost",
             EventKind::RefreshPublished => "refresh_published",
             EventKind::RefreshSkipped => "refresh_skipped",
+            EventKind::ServedStale => "served_stale",
             EventKind::EntryCorrupt => "entry_corrupt",
             EventKind::Recovered => "recovered",
             EventKind::FallbackToLease => "fallback_to_lease",
@@ -175,7 +179,9 @@ pub(crate) fn emit(observer: Option<&dyn Observer>, event: &Event<'_>) {
             )
         };
     }
-    if event.kind.is_warning() {
+    // A payload that others are refreshing is served as it was asked for; one that nobody could refresh is not.
+    let failed = event.kind == EventKind::ServedStale && event.detail.is_some();
+    if event.kind.is_warning() || failed {
         trace!(tracing::Level::WARN);
     } else {
         trace!(tracing::Level::DEBUG);

@@ -11,8 +11,9 @@
 //! Between the two renames the payload is `previous`; after the second it is `next`. A holder that dies in between has
 //! published nothing, and one that is fenced in between neither: the next holder finds out which record the payload is.
 
+use std::fmt;
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use cachelock_platform::Dir;
 
@@ -21,7 +22,7 @@ use crate::control::found;
 use crate::error::{Error, Result, WaitingFor};
 use crate::events::{Event, EventKind};
 use crate::mutation::Mutation;
-use crate::refresh::{Parts, PublishError, Published, Refresh, Stage, syncs_payload};
+use crate::refresh::{Parts, Refresh, Stage, syncs_payload};
 use crate::root::tag_path;
 use crate::state::{current_record, not_a_payload};
 use crate::tag::{Content, Record, Tag, Validators};
@@ -29,6 +30,58 @@ use crate::wait::Waiter;
 
 /// The pause between two attempts at a rename that somebody's open file forbids.
 const RETRY: Duration = Duration::from_millis(5);
+
+/// What was published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Published {
+    /// The entry's new generation: 1 for the first publish into an empty cache, then one more each time.
+    pub generation: u64,
+    /// The payload's length in bytes.
+    pub len: u64,
+    /// When it was published, by this machine's wall clock.
+    pub written: SystemTime,
+}
+
+/// A publish that did not succeed.
+pub struct PublishError {
+    /// What went wrong.
+    pub error: Error,
+    /// The refresh with its stage, to be published again without producing again; `None` if that cannot succeed.
+    pub refresh: Option<Box<Refresh>>,
+    /// Set if the payload *was* published and only its durability is in doubt.
+    pub published: Option<Published>,
+}
+
+impl fmt::Debug for PublishError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.error, f)
+    }
+}
+
+impl fmt::Display for PublishError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.error, f)
+    }
+}
+
+impl std::error::Error for PublishError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error.source()
+    }
+}
+
+impl From<PublishError> for Error {
+    fn from(failed: PublishError) -> Self {
+        failed.error
+    }
+}
+
+impl From<PublishError> for io::Error {
+    fn from(failed: PublishError) -> Self {
+        failed.error.into()
+    }
+}
 
 /// A failed publish, and whether the stage is still good for another attempt.
 struct Failure {
@@ -52,6 +105,15 @@ pub(crate) fn value(mut refresh: Refresh) -> Result<Published, PublishError> {
 
 pub(crate) fn absent(mut refresh: Refresh, valid_for: Duration) -> Result<Published, PublishError> {
     let published = publish_absent(&mut refresh.parts(), valid_for);
+    finish(refresh, published)
+}
+
+pub(crate) fn not_modified(mut refresh: Refresh) -> Result<Published, PublishError> {
+    let published = match refresh.can_keep() {
+        Ok(true) => publish_not_modified(&refresh.parts()),
+        Ok(false) => Err(Error::missing(&refresh.entry().path()).into()),
+        Err(error) => Err(error.into()),
+    };
     finish(refresh, published)
 }
 
@@ -114,6 +176,18 @@ fn publish_absent(parts: &mut Parts<'_>, valid_for: Duration) -> Result<Publishe
     done(parts, &next, doubt)
 }
 
+/// One rename, of the tag alone: both of its records are the payload that stays.
+fn publish_not_modified(parts: &Parts<'_>) -> Result<Published, Failure> {
+    let current = current(parts)?;
+    let next = Record {
+        checked: parts.entry.cx.platform.wall(),
+        validators: parts.validators.unwrap_or(&current.validators).clone(),
+        ..current.clone()
+    };
+    let doubt = publish_tag(parts, current, &next)?;
+    done(parts, &next, doubt)
+}
+
 /// What the entry is now, found out under the lock.
 fn current(parts: &Parts<'_>) -> Result<Record> {
     match parts.early {
@@ -135,7 +209,8 @@ fn next_record(parts: &Parts<'_>, current: &Record, content: Content) -> Result<
         generation: current.generation.checked_add(1).ok_or_else(exhausted)?,
         written: now,
         checked: now,
-        validators: parts.validators.clone(),
+        took: Some(parts.took),
+        validators: parts.validators.cloned().unwrap_or_default(),
     })
 }
 

@@ -18,54 +18,11 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::cache::Entry;
 use crate::error::{Error, Result};
 use crate::events::{Event, EventKind};
+use crate::meta::{Meta, Verification};
 use crate::mutation::Mutation;
 use crate::root::Root;
 use crate::state::{FoundTag, PIECE, Payload, TagState, Version, record_of};
 use crate::tag::{Content, Record, Validators};
-
-/// How far a payload was checked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Verification {
-    /// Its length and hash are those of its tag.
-    Verified,
-    /// It has no tag: it was not published by cachelock.
-    Untagged,
-    /// It has a tag that this user may not read.
-    Unverified,
-}
-
-impl Verification {
-    /// `verified`, `untagged` or `unverified`.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Verification::Verified => "verified",
-            Verification::Untagged => "untagged",
-            Verification::Unverified => "unverified",
-        }
-    }
-}
-
-/// What is known about a payload.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Meta {
-    /// Its length in bytes.
-    pub len: u64,
-    /// The XXH3-128 of its bytes.
-    pub hash: u128,
-    /// Its generation; `None` unless verified.
-    pub generation: Option<u64>,
-    /// When it was published; an untagged payload's modification time.
-    pub written: SystemTime,
-    /// When it was last known to be right: `written`, or later.
-    pub checked: SystemTime,
-    /// What its producer wanted to remember.
-    pub validators: Validators,
-    /// How far it was checked.
-    pub verification: Verification,
-}
 
 /// A payload in memory, with what is known about it. Cheap to clone; dereferences to its bytes.
 #[derive(Debug, Clone)]
@@ -125,10 +82,14 @@ impl Stream {
     }
 
     /// The whole payload in memory.
-    pub(crate) fn into_snapshot(mut self) -> io::Result<Snapshot> {
+    ///
+    /// # Errors
+    /// What the system says while reading.
+    pub fn into_snapshot(mut self) -> Result<Snapshot> {
         let bytes = match &mut self.source {
             Source::Memory(bytes) => std::mem::take(bytes),
-            Source::File(file) => read_whole(&**file, self.meta.len)?,
+            Source::File(file) => read_whole(&**file, self.meta.len)
+                .map_err(|error| Error::io("read", &*self.path, error))?,
         };
         Ok(Snapshot {
             bytes: bytes.into(),
@@ -398,6 +359,7 @@ fn meta(
             generation: Some(record.generation),
             written: record.written,
             checked: record.checked,
+            took: record.took,
             validators: record.validators,
             verification: Verification::Verified,
         },
@@ -407,6 +369,7 @@ fn meta(
             generation: None,
             written: modified,
             checked: modified,
+            took: None,
             validators: Validators::new(),
             verification: match tag {
                 TagState::Forbidden => Verification::Unverified,

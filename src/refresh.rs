@@ -3,9 +3,9 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use cachelock_platform::File;
+use cachelock_platform::{File, Monotonic};
 use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::builder::Durability;
@@ -13,7 +13,8 @@ use crate::cache::Entry;
 use crate::control::write_all_at;
 use crate::error::{Error, Result};
 use crate::lock::Hold;
-use crate::publish;
+use crate::publish::{self, PublishError, Published};
+use crate::read::Stream;
 use crate::state::PIECE;
 use crate::tag::{Content, Record, Validators, check_validators};
 
@@ -52,32 +53,15 @@ pub struct Refresh {
     stage: Stage,
     entry: Entry,
     expected_len: Option<u64>,
-    validators: Validators,
+    validators: Option<Validators>,
+    began: Monotonic,
+    /// What a look under the lock has found, until somebody takes it.
+    previous: Option<Box<Stream>>,
+    /// Whether there is a whole payload that a producer may say is still right.
+    has_previous: bool,
     /// What the entry was before the lock was had; for a mutation only.
     pub(crate) early: Option<Record>,
     hold: Arc<Hold>,
-}
-
-/// What was published.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Published {
-    /// The entry's new generation: 1 for the first publish into an empty cache, then one more each time.
-    pub generation: u64,
-    /// The payload's length in bytes.
-    pub len: u64,
-    /// When it was published, by this machine's wall clock.
-    pub written: SystemTime,
-}
-
-/// A publish that did not succeed.
-pub struct PublishError {
-    /// What went wrong.
-    pub error: Error,
-    /// The refresh with its stage, to be published again without producing again; `None` if that cannot succeed.
-    pub refresh: Option<Box<Refresh>>,
-    /// Set if the payload *was* published and only its durability is in doubt.
-    pub published: Option<Published>,
 }
 
 impl Refresh {
@@ -93,10 +77,36 @@ impl Refresh {
             stage,
             entry,
             expected_len: None,
-            validators: Validators::new(),
+            validators: None,
+            began: hold.control.cx.platform.monotonic(),
+            previous: None,
+            has_previous: false,
             early: None,
             hold,
         })
+    }
+
+    pub(crate) fn with_previous(mut self, previous: Option<Stream>) -> Self {
+        self.has_previous = previous.is_some();
+        self.previous = previous.map(Box::new);
+        self
+    }
+
+    /// The payload that is to be replaced, with its validators: for a conditional request, or to go on from. `None` if there
+    /// is none, or if it is corrupt.
+    ///
+    /// # Errors
+    /// What the system says while reading.
+    pub fn previous(&mut self) -> Result<Option<Stream>> {
+        if let Some(stream) = self.previous.take() {
+            return Ok(Some(*stream));
+        }
+        let previous = match self.entry.open() {
+            Err(error) if error.is_corrupt() => None,
+            opened => opened?,
+        };
+        self.has_previous = previous.is_some();
+        Ok(previous)
     }
 
     /// The entry that is refreshed.
@@ -123,13 +133,13 @@ impl Refresh {
         self.expected_len = Some(len);
     }
 
-    /// Keeps small facts about the payload for the producer's next run. At most 8 KiB and 64 keys.
+    /// Keeps small facts about the payload for the producer's next run, which finds them in [`Refresh::previous`]. At most 8 KiB and 64 keys.
     ///
     /// # Errors
     /// [`Limit`](crate::ErrorKind::Limit) if they do not fit or a key is empty or holds `=`.
     pub fn set_validators(&mut self, validators: Validators) -> Result<()> {
         check_validators(&self.entry.path(), &validators)?;
-        self.validators = validators;
+        self.validators = Some(validators);
         Ok(())
     }
 
@@ -170,6 +180,16 @@ impl Refresh {
         publish::value(self)
     }
 
+    /// Publishes that the payload that is there is still right, and releases the lock: its freshness starts anew, its
+    /// generation and its bytes stay, and so do its validators unless new ones were set. What was written is thrown away.
+    ///
+    /// # Errors
+    /// [`Missing`](crate::ErrorKind::Missing) if there is no whole payload that could be right; otherwise as
+    /// [`Refresh::publish`].
+    pub fn publish_not_modified(self) -> Result<Published, PublishError> {
+        publish::not_modified(self)
+    }
+
     /// Publishes that the entry does not exist at its source, to be believed for `valid_for`, and releases the lock. What
     /// was written is thrown away.
     ///
@@ -187,13 +207,28 @@ impl Refresh {
         self.stage.remove()
     }
 
+    /// Whether there is a whole payload that a producer may say is still right.
+    pub(crate) fn can_keep(&mut self) -> Result<bool> {
+        if !self.has_previous {
+            self.previous = self.previous()?.map(Box::new);
+        }
+        Ok(self.has_previous)
+    }
+
     pub(crate) fn parts(&mut self) -> Parts<'_> {
         Parts {
+            took: self
+                .hold
+                .control
+                .cx
+                .platform
+                .monotonic()
+                .saturating_sub(self.began),
             entry: &self.entry,
             hold: &self.hold,
             stage: &mut self.stage,
             expected_len: self.expected_len,
-            validators: &self.validators,
+            validators: self.validators.as_ref(),
             early: self.early.as_ref(),
         }
     }
@@ -205,7 +240,9 @@ pub(crate) struct Parts<'a> {
     pub(crate) hold: &'a Hold,
     pub(crate) stage: &'a mut Stage,
     pub(crate) expected_len: Option<u64>,
-    pub(crate) validators: &'a Validators,
+    pub(crate) validators: Option<&'a Validators>,
+    /// How long producing took.
+    pub(crate) took: Duration,
     pub(crate) early: Option<&'a Record>,
 }
 
@@ -228,36 +265,6 @@ impl fmt::Debug for Refresh {
             .field("entry", &self.entry)
             .field("epoch", &self.epoch())
             .finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for PublishError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.error, f)
-    }
-}
-
-impl fmt::Display for PublishError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.error, f)
-    }
-}
-
-impl std::error::Error for PublishError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.error.source()
-    }
-}
-
-impl From<PublishError> for Error {
-    fn from(failed: PublishError) -> Self {
-        failed.error
-    }
-}
-
-impl From<PublishError> for io::Error {
-    fn from(failed: PublishError) -> Self {
-        failed.error.into()
     }
 }
 

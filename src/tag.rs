@@ -32,6 +32,8 @@ pub(crate) struct Record {
     pub(crate) written: SystemTime,
     /// When it was last known to be right; later than `written` when a producer said "not modified".
     pub(crate) checked: SystemTime,
+    /// How long it took to produce, if that is known.
+    pub(crate) took: Option<Duration>,
     pub(crate) validators: Validators,
 }
 
@@ -60,6 +62,7 @@ impl Record {
             generation,
             written: SystemTime::UNIX_EPOCH,
             checked: SystemTime::UNIX_EPOCH,
+            took: None,
             validators: Validators::new(),
         }
     }
@@ -81,6 +84,9 @@ impl Record {
         writer.number("generation", self.generation);
         writer.number("written_ms", time::to_unix_ms(self.written));
         writer.number("checked_ms", time::to_unix_ms(self.checked));
+        if let Some(took) = self.took {
+            writer.number("took_ms", time::millis(took));
+        }
         for (key, value) in &self.validators {
             let mut escaped = String::new();
             text::escape(key, &mut escaped);
@@ -166,6 +172,7 @@ struct Draft<'a> {
     generation: Option<u64>,
     written_ms: u64,
     checked_ms: u64,
+    took_ms: Option<u64>,
     validators: Validators,
 }
 
@@ -179,6 +186,7 @@ impl<'a> Draft<'a> {
             "generation" => self.generation = Some(text::number(key, value)?),
             "written_ms" => self.written_ms = text::number(key, value)?,
             "checked_ms" => self.checked_ms = text::number(key, value)?,
+            "took_ms" => self.took_ms = Some(text::number(key, value)?),
             "validator" => {
                 let (key, value) = value.split_once('=').ok_or("a validator has no value")?;
                 self.validators
@@ -208,6 +216,7 @@ impl<'a> Draft<'a> {
             generation: self.generation.ok_or("a record's generation is missing")?,
             written: time::from_unix_ms(self.written_ms),
             checked: time::from_unix_ms(self.checked_ms),
+            took: self.took_ms.map(Duration::from_millis),
             validators: self.validators,
         })
     }
@@ -230,6 +239,7 @@ mod tests {
             generation: u64::MAX,
             written: time::from_unix_ms(1),
             checked: time::from_unix_ms(u64::MAX >> 12),
+            took: Some(Duration::from_millis(u64::MAX)),
             validators: big,
         };
         let absent = Content::Absent {

@@ -216,6 +216,8 @@ pub(crate) struct Waiter<'a> {
     what: WaitingFor,
     holder: Option<Holder>,
     contended: bool,
+    /// Only tries: that somebody else has the lock is what it wants to know, and no news.
+    tries: bool,
     next_report: Monotonic,
 }
 
@@ -235,7 +237,16 @@ impl<'a> Waiter<'a> {
             what: WaitingFor::Thread,
             holder: None,
             contended: false,
+            tries: false,
             next_report: started.saturating_add(FIRST_REPORT),
+        }
+    }
+
+    /// One try, of which nobody is told.
+    pub(crate) fn trying(cx: &'a Context) -> Self {
+        Waiter {
+            tries: true,
+            ..Self::new(cx, Timeout::TryOnce, cx.options.cancel.as_ref())
         }
     }
 
@@ -270,6 +281,15 @@ impl<'a> Waiter<'a> {
     pub(crate) fn remaining(&self) -> Option<Duration> {
         self.budget
             .map(|budget| budget.saturating_sub(self.waited()))
+    }
+
+    /// What is left for renames that must be repeated. A try has not used up anything.
+    pub(crate) fn left_for_renames(&self) -> Option<Duration> {
+        if self.tries {
+            self.cx.options.timeout.budget()
+        } else {
+            self.remaining()
+        }
     }
 
     /// Whether the caller will still be here after `duration`.
@@ -336,6 +356,9 @@ impl<'a> Waiter<'a> {
     }
 
     fn say(&self, kind: EventKind, waited: Duration) {
+        if self.tries {
+            return;
+        }
         self.cx.emit(&Event {
             waiting_for: Some(self.what),
             waited: Some(waited),

@@ -273,7 +273,7 @@ fn known_absent_is_believed(ground: &Ground) {
         .expect("nothing is in the way");
     assert_eq!(published.generation, 2);
     assert!(entry.read().expect("no error").is_none());
-    let answer = entry.get_or_refresh(&Policy::any_age(), |_| Err("asked all the same"));
+    let answer = entry.get_or_refresh(&Policy::any_age(), |_| Err::<(), _>("asked all the same"));
     assert!(matches!(answer, Ok(None)), "{answer:?}");
     assert_eq!(publish(&entry, b"three"), 3);
     assert_reads(&entry, b"three", 3);

@@ -182,7 +182,7 @@ fn get(
         .begin(policy)
         .map_err(|error| waited(error, locks, control))?;
     let fresh = match begun {
-        Begun::Fresh(stream) => Some(stream),
+        Begun::Fresh(stream) | Begun::Stale(stream, _) => Some(stream),
         Begun::Absent => return Err(Failure::Absent(entry.path())),
         Begun::Refresh(mut refresh) => {
             produce(&mut refresh, command, control)?;

@@ -103,6 +103,7 @@ fn code_of(kind: ErrorKind) -> u8 {
         ErrorKind::Timeout => TIMEOUT,
         ErrorKind::LeaseLost => LEASE_LOST,
         ErrorKind::Corrupt => CORRUPT,
+        ErrorKind::Missing => MISSING,
         ErrorKind::InvalidName => USAGE,
         ErrorKind::NoLock => NO_LOCK,
         ErrorKind::Untrusted | ErrorKind::Permission => PERMISSION,

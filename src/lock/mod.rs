@@ -45,6 +45,17 @@ use lease::Request;
 use local::{Local, LocalCache};
 use queue::Turn;
 
+/// How a caller wants the lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum How {
+    /// Within the cache's timeout.
+    Wait,
+    /// Only if it is free.
+    Try,
+    /// From whoever has it: an operator's force.
+    Force,
+}
+
 /// How an attempt to acquire ended, apart from errors.
 pub(crate) enum Acquired {
     Held(Hold),
@@ -223,7 +234,7 @@ fn acquire_in(
         process: cx.platform.process_id(),
         since: cx.platform.monotonic(),
         waited: waiter.waited(),
-        budget_left: waiter.remaining(),
+        budget_left: waiter.left_for_renames(),
         beats_itself: !beats,
         _local: local_cache,
     };
