@@ -109,6 +109,10 @@ impl Refresh {
         Ok(previous)
     }
 
+    pub(crate) fn hold(&self) -> &Arc<Hold> {
+        &self.hold
+    }
+
     /// The entry that is refreshed.
     #[must_use]
     pub fn entry(&self) -> &Entry {

@@ -326,6 +326,39 @@ fn not_modified_makes_the_same_payload_fresh_again() {
 }
 
 #[test]
+fn a_producer_in_another_process_leaves_word_in_a_scratch_file() {
+    let scene = Scene::new();
+    let refresh = scene.entry.refresh().unwrap();
+    let scratch = refresh.scratch().unwrap();
+    assert_eq!(scratch.read(10).unwrap(), b"");
+    let control = scene
+        .world
+        .process("producer")
+        .open_dir("/cache/.cachelock".as_ref())
+        .unwrap();
+    let path = scratch.path();
+    let name = path.file_name().unwrap().to_str().unwrap();
+    control
+        .open(name, Access::Write)
+        .unwrap()
+        .write_at(b"etag=v1\n", 0)
+        .unwrap();
+    assert_eq!(scratch.read(10).unwrap(), b"etag=v1\n");
+    assert_eq!(scratch.read(7).unwrap_err().kind(), ErrorKind::Limit);
+    control.unlink(name).unwrap();
+    assert_eq!(scratch.read(10).unwrap(), b"", "its producer may remove it");
+    let operator = builder(&scene.world.process("operator")).open().unwrap();
+    let overtaken = refresh.scratch().unwrap();
+    operator.break_lock().unwrap();
+    assert!(overtaken.read(10).unwrap_err().is_lease_lost());
+    drop((scratch, overtaken, refresh));
+    assert_eq!(
+        scene.world.list("/cache/.cachelock"),
+        ["cache.lock", "head"]
+    );
+}
+
+#[test]
 fn not_modified_satisfies_whoever_waited() {
     let scene = Scene::stale();
     let policy = Policy::fresh_for(HOUR);
