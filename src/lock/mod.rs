@@ -43,7 +43,7 @@ use expiry::Observation;
 use gate::{GateGuard, Outcome};
 use lease::Request;
 use local::{Local, LocalCache};
-use queue::Turn;
+use queue::Place;
 
 /// How an attempt to acquire ended, apart from errors.
 pub(crate) enum Acquired {
@@ -62,7 +62,7 @@ pub(crate) struct Hold {
     pub(crate) control: Control,
     pub(crate) lease: Arc<Lease>,
     gate: Option<GateGuard>,
-    turn: Option<Turn>,
+    place: Option<Place>,
     process: u32,
     since: Monotonic,
     /// How long the caller had to wait, and what of its budget is left for renames that must be repeated.
@@ -95,7 +95,7 @@ impl Hold {
     fn release(&mut self) -> Result<()> {
         if self.is_copy() {
             // The parent holds it, not this copy. Nothing of it may be touched, or the parent would lose it.
-            std::mem::forget(self.turn.take());
+            std::mem::forget(self.place.take());
             return Ok(());
         }
         if self.cx.mutated(Mutation::GateReleasedFirst) {
@@ -107,7 +107,7 @@ impl Hold {
             self.lease.release()
         };
         self.gate = None;
-        self.turn = None;
+        self.place = None;
         released
     }
 }
@@ -174,10 +174,10 @@ fn acquire_in(
     let local_cache = local.cache(id);
 
     // An operator's force waits for nobody: it may be a thread of this process that is to be removed.
-    let mut turn = None;
+    let mut place = None;
     if !force {
         let (front, contended) = local_cache.queue.enter(waiter)?;
-        turn = Some(front);
+        place = Some(front);
         if contended && look(&root)? {
             return Ok(Acquired::Satisfied);
         }
@@ -219,7 +219,7 @@ fn acquire_in(
         control,
         lease,
         gate,
-        turn,
+        place,
         process: cx.platform.process_id(),
         since: cx.platform.monotonic(),
         waited: waiter.waited(),
