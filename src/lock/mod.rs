@@ -14,6 +14,7 @@ mod claim;
 mod expiry;
 mod gate;
 mod heartbeat;
+mod helper;
 mod lease;
 mod local;
 mod queue;
@@ -254,14 +255,14 @@ fn file_system<'a>(local: &'a LocalCache, control: &Control) -> Result<&'a FileS
 /// The gate where it counts; otherwise nothing, said once.
 fn take_gate(
     cx: &Arc<Context>,
-    local: &LocalCache,
+    local: &Arc<LocalCache>,
     control: &Control,
     file_system: &FileSystem,
     waiter: &mut Waiter<'_>,
     observation: &mut Observation,
 ) -> Result<(Option<GateGuard>, Kind)> {
     let reason = if file_system.kernel_locks {
-        match local.gate.acquire(control, waiter, observation)? {
+        match gate::acquire(local, control, waiter, observation)? {
             Outcome::Held(guard) => {
                 let kind = Kind::Gated(guard.id);
                 return Ok((Some(guard), kind));
