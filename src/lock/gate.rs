@@ -6,29 +6,22 @@
 //!
 //! # Waiting
 //!
-//! A kernel lock can be tried or blocked for, and nothing in between: no deadline, no cancellation. So a helper thread
-//! blocks in it while the caller waits on its event with both. There is one helper for each process and cache. Its states:
-//!
-//! ```text
-//!            caller must wait                     kernel grants
-//!   Idle ---------------------> Blocked(client) ---------------> Ready --- client takes it --> Idle
-//!     ^                          |         ^
-//!     |             client gives |         | next client comes
-//!     |             up           v         |
-//!     +-- kernel grants -------- Blocked(no client)
-//!         and helper unlocks
-//! ```
+//! A kernel lock cannot be waited for with a deadline. So a thread of its own waits in the kernel ([`helper`](super::helper)),
+//! and the caller waits for that thread, for its deadline, and for its cancellation. Meanwhile it looks at `head` and at the
+//! last claim from time to time: the lock's holder may be frozen ([`Stall`]).
 //!
 //! The file's identity is compared after locking: somebody may have deleted the name meanwhile, and two processes with locks
 //! on two files would both believe that the other is dead. For the same reason the claim's record names the gate.
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use cachelock_platform::{Access, Event, File, FileId, Monotonic};
+use cachelock_platform::{Access, Event, File, FileId, Monotonic, Platform};
 
 use super::claim::Kind;
 use super::expiry::{Observation, Sight};
+use super::helper::{Client, Helper, Lock};
+use super::local::LocalCache;
 use crate::control::{Control, GATE, PRIVATE};
 use crate::error::{Error, Result, WaitingFor};
 use crate::mutation::Mutation;
@@ -57,244 +50,124 @@ impl Drop for GateGuard {
     }
 }
 
-/// The helper of one process and cache.
+/// How one process waits for the gate of one cache.
 #[derive(Default)]
 pub(crate) struct Gate {
-    helper: Mutex<Helper>,
-}
-
-#[derive(Default)]
-enum Helper {
-    #[default]
-    Idle,
-    Blocked {
-        id: FileId,
-        client: Option<Arc<dyn Event>>,
-        /// Somebody has waited for a whole lease and saw the gate's holder stand still; true until the kernel grants.
-        stuck: bool,
-    },
-    Ready(io::Result<Arc<dyn File>>),
+    /// The last one that was started, if it may be of use still.
+    helper: Mutex<Option<Arc<Helper>>>,
 }
 
 impl Gate {
-    /// Takes the gate, within the waiter's budget. `observation` is what the caller has seen of the lease meanwhile, so that
-    /// a claim that stood still before the gate need not do so again after it.
-    pub(crate) fn acquire(
-        self: &Arc<Self>,
-        control: &Control,
-        waiter: &mut Waiter<'_>,
-        observation: &mut Observation,
-    ) -> Result<Outcome> {
-        loop {
-            let (file, id) = open(control)?;
-            if !self.is_blocked_on(id) {
-                match file.try_lock() {
-                    Ok(true) => match confirm(control, file, id)? {
-                        Some(guard) => return Ok(Outcome::Held(guard)),
-                        None => continue,
-                    },
-                    Ok(false) => self.start_helper(control, file, id)?,
-                    Err(error) => return unavailable(control, error),
-                }
-            }
-            if self.is_stuck() {
-                return Ok(Outcome::Bypass(Kind::LeaseOnly));
-            }
-            waiter.waits_for(WaitingFor::Gate);
-            let client = Client::attach(self, waiter);
-            match client.wait(control, waiter, observation, id)? {
-                Some(outcome) => return Ok(outcome),
-                // The name stands for another file now.
-                None => continue,
-            }
-        }
+    /// Waits for an answer of the kernel that somebody waited for before and gave up.
+    fn join(&self, id: FileId, event: &Arc<dyn Event>) -> Option<Client> {
+        let helper = self.helper().clone()?;
+        helper.join(id, event)
     }
 
-    fn start_helper(
-        self: &Arc<Self>,
-        control: &Control,
-        file: Arc<dyn File>,
-        id: FileId,
-    ) -> Result<()> {
-        *self.helper() = Helper::Blocked {
-            id,
-            client: None,
-            stuck: false,
+    /// Has the helper wait for `lock`: the one that there is, or a new one.
+    fn employ(
+        &self,
+        platform: &Arc<dyn Platform>,
+        local: &Arc<LocalCache>,
+        lock: Lock,
+        event: &Arc<dyn Event>,
+    ) -> io::Result<Client> {
+        // Taken out for as long as it takes: no mutex is held while a thread is started.
+        let helper = self.helper().take();
+        let employed = helper.and_then(|helper| helper.employ(&lock, event));
+        let client = match employed {
+            Some(client) => client,
+            None => Helper::start(platform, local, lock, event)?,
         };
-        let gate = self.clone();
-        let task = Box::new(move || {
-            let locked = file.lock();
-            gate.granted(id, locked.map(|()| file));
-        });
-        control
-            .cx
-            .platform
-            .spawn("cachelock-gate", task)
-            .map_err(|error| {
-                *self.helper() = Helper::Idle;
-                Error::io("start a thread that waits for", control.path(GATE), error)
-            })
+        *self.helper() = Some(client.helper().clone());
+        Ok(client)
     }
 
-    /// On the helper's thread: the kernel has answered.
-    fn granted(&self, id: FileId, answer: io::Result<Arc<dyn File>>) {
-        let mut unwanted = None;
-        let client = {
-            let mut helper = self.helper();
-            match &mut *helper {
-                Helper::Blocked {
-                    id: wanted, client, ..
-                } if *wanted == id => {
-                    let client = client.take();
-                    if client.is_some() {
-                        *helper = Helper::Ready(answer);
-                    } else {
-                        *helper = Helper::Idle;
-                        unwanted = Some(answer);
-                    }
-                    client
-                }
-                // Another helper has replaced this one, whose file had lost its name.
-                _ => {
-                    unwanted = Some(answer);
-                    None
-                }
-            }
-        };
-        if let Some(Ok(file)) = unwanted {
-            let _ = file.unlock();
-        }
-        if let Some(client) = client {
-            client.set();
-        }
-    }
-
-    fn is_blocked_on(&self, file: FileId) -> bool {
-        matches!(&*self.helper(), Helper::Blocked { id, .. } if *id == file)
-    }
-
-    fn is_stuck(&self) -> bool {
-        matches!(&*self.helper(), Helper::Blocked { stuck: true, .. })
-    }
-
-    fn helper(&self) -> MutexGuard<'_, Helper> {
+    fn helper(&self) -> std::sync::MutexGuard<'_, Option<Arc<Helper>>> {
         self.helper.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The one caller that the helper works for; leaves when dropped.
-struct Client<'a> {
-    gate: &'a Gate,
-}
-
-impl<'a> Client<'a> {
-    fn attach(gate: &'a Gate, waiter: &Waiter<'_>) -> Self {
-        if let Helper::Blocked { client, .. } = &mut *gate.helper() {
-            *client = Some(waiter.event().clone());
-        } else {
-            // The kernel has granted between start and here, and nobody was there to take it: the wait below wakes at
-            // once and starts over.
-            waiter.event().set();
-        }
-        Client { gate }
-    }
-
-    fn wait(
-        &self,
-        control: &Control,
-        waiter: &mut Waiter<'_>,
-        observation: &mut Observation,
-        id: FileId,
-    ) -> Result<Option<Outcome>> {
-        let every = control.cx.options.lease / 8;
-        let mut stall = Stall::default();
-        let mut next_look = Monotonic::ZERO;
-        loop {
-            match self.poll(id) {
-                Poll::Blocked => {}
-                Poll::Granted(Ok(file)) => {
-                    return Ok(confirm(control, file, id)?.map(Outcome::Held));
-                }
-                Poll::Granted(Err(error)) => return unavailable(control, error).map(Some),
-                Poll::Gone => return Ok(None),
-            }
-            let now = waiter.now();
-            if now >= next_look && !control.cx.mutated(Mutation::GateWaitBlind) {
-                if control.stat(GATE)?.map(|metadata| metadata.id) != Some(id) {
-                    return Ok(None);
-                }
-                let sight = Sight::look(control)?;
-                if let Some(kind) = stall.judge(control, waiter, observation, &sight) {
-                    self.set_stuck();
-                    return Ok(Some(Outcome::Bypass(kind)));
-                }
-                waiter.held_by(
-                    sight
-                        .record()
-                        .filter(|record| !record.released)
-                        .map(|record| record.holder()),
-                );
-                next_look = now + observation.plan(stall.next_look(every));
-            }
-            waiter.pause(if next_look.is_zero() {
-                Monotonic::MAX
-            } else {
-                next_look
-            })?;
-        }
-    }
-
-    fn poll(&self, wanted: FileId) -> Poll {
-        let mut helper = self.gate.helper();
-        match std::mem::take(&mut *helper) {
-            Helper::Ready(answer) => Poll::Granted(answer),
-            blocked @ Helper::Blocked { id, .. } => {
-                *helper = blocked;
-                if id == wanted {
-                    Poll::Blocked
-                } else {
-                    Poll::Gone
-                }
-            }
-            Helper::Idle => Poll::Gone,
-        }
-    }
-
-    fn set_stuck(&self) {
-        if let Helper::Blocked { stuck, .. } = &mut *self.gate.helper() {
-            *stuck = true;
-        }
-    }
-}
-
-impl Drop for Client<'_> {
-    fn drop(&mut self) {
-        let left = {
-            let mut helper = self.gate.helper();
-            match &mut *helper {
-                Helper::Blocked { client, .. } => {
-                    *client = None;
-                    None
-                }
-                _ => match std::mem::take(&mut *helper) {
-                    Helper::Ready(Ok(file)) => Some(file),
-                    _ => None,
+/// Takes the gate, within the waiter's budget. `observation` is what the caller has seen of the lease meanwhile, so that a
+/// claim that stood still before the gate need not do so again after it.
+pub(crate) fn acquire(
+    local: &Arc<LocalCache>,
+    control: &Control,
+    waiter: &mut Waiter<'_>,
+    observation: &mut Observation,
+) -> Result<Outcome> {
+    let platform = &control.cx.platform;
+    loop {
+        let (file, id) = open(control)?;
+        let client = match local.gate.join(id, waiter.event()) {
+            Some(client) => client,
+            None => match file.try_lock() {
+                Ok(true) => match confirm(control, file, id)? {
+                    Some(guard) => return Ok(Outcome::Held(guard)),
+                    None => continue,
                 },
-            }
+                Ok(false) => local
+                    .gate
+                    .employ(platform, local, Lock { file, id }, waiter.event())
+                    .map_err(|error| {
+                        Error::io("start a thread that waits for", control.path(GATE), error)
+                    })?,
+                Err(error) => return unavailable(control, error),
+            },
         };
-        // Granted in the very moment in which the caller gave up.
-        if let Some(file) = left {
-            let _ = file.unlock();
+        if client.is_stuck() {
+            return Ok(Outcome::Bypass(Kind::LeaseOnly));
+        }
+        waiter.waits_for(WaitingFor::Gate);
+        match wait(&client, control, waiter, observation, id)? {
+            Some(outcome) => return Ok(outcome),
+            // The name stands for another file now.
+            None => continue,
         }
     }
 }
 
-/// What a client finds when it looks at its helper.
-enum Poll {
-    Blocked,
-    Granted(io::Result<Arc<dyn File>>),
-    /// There is no helper for this file any more: start over.
-    Gone,
+/// Waits for the client's answer; `None` if it would be about a file that has lost its name.
+fn wait(
+    client: &Client,
+    control: &Control,
+    waiter: &mut Waiter<'_>,
+    observation: &mut Observation,
+    id: FileId,
+) -> Result<Option<Outcome>> {
+    let every = control.cx.options.lease / 8;
+    let mut stall = Stall::default();
+    let mut next_look = Monotonic::ZERO;
+    loop {
+        match client.answer() {
+            None => {}
+            Some(Ok(file)) => return Ok(confirm(control, file, id)?.map(Outcome::Held)),
+            Some(Err(error)) => return unavailable(control, error).map(Some),
+        }
+        let now = waiter.now();
+        if now >= next_look && !control.cx.mutated(Mutation::GateWaitBlind) {
+            if control.stat(GATE)?.map(|metadata| metadata.id) != Some(id) {
+                return Ok(None);
+            }
+            let sight = Sight::look(control)?;
+            if let Some(kind) = stall.judge(control, waiter, observation, &sight) {
+                client.set_stuck();
+                return Ok(Some(Outcome::Bypass(kind)));
+            }
+            waiter.held_by(
+                sight
+                    .record()
+                    .filter(|record| !record.released)
+                    .map(|record| record.holder()),
+            );
+            next_look = now + observation.plan(stall.next_look(every));
+        }
+        waiter.pause(if next_look.is_zero() {
+            Monotonic::MAX
+        } else {
+            next_look
+        })?;
+    }
 }
 
 /// Whether the gate's holder stands still.

@@ -26,35 +26,34 @@ struct Task {
     looks_at: Monotonic,
 }
 
+/// What the task does next.
+enum Next {
+    /// Beats these leases and asks again. That ends: a beat puts off the next one, unless it finds the lease released or lost.
+    Beat(Vec<Arc<Lease>>),
+    /// Waits until then, or for ever.
+    Sleep(Option<Monotonic>),
+}
+
 impl Heartbeat {
     /// Beats `lease` until it is released, lost or dropped. `false` where there are no threads to do it.
     pub(crate) fn keep(self: &Arc<Self>, platform: &Arc<dyn Platform>, lease: &Arc<Lease>) -> bool {
         let due = lease.next_beat();
-        let wake = {
-            let mut state = self.state();
-            state.leases.push(Arc::downgrade(lease));
-            match &state.task {
-                // It looks early enough anyway: no need to wake it for each short hold.
-                Some(task) if task.looks_at <= due => return true,
-                Some(task) => Some(task.wake.clone()),
-                None => None,
+        let mut state = self.state();
+        state.leases.push(Arc::downgrade(lease));
+        if let Some(task) = &state.task {
+            // Otherwise it looks early enough anyway: no need to wake it for each short hold.
+            if task.looks_at > due {
+                task.wake.set();
             }
-        };
-        match wake {
-            Some(wake) => {
-                wake.set();
-                true
-            }
-            None => self.start(platform, due),
+            return true;
         }
-    }
-
-    fn start(self: &Arc<Self>, platform: &Arc<dyn Platform>, due: Monotonic) -> bool {
+        // Noted before it runs, so that another thread's lease does not start a second one.
         let wake = platform.event();
-        self.state().task = Some(Task {
+        state.task = Some(Task {
             wake: wake.clone(),
             looks_at: due,
         });
+        drop(state);
         let heartbeat = self.clone();
         let clock = platform.clone();
         let started = platform.spawn(
@@ -69,52 +68,44 @@ impl Heartbeat {
 
     fn run(&self, clock: &dyn Platform, wake: &dyn Event) {
         loop {
-            let now = clock.monotonic();
-            for lease in self
-                .leases()
-                .iter()
-                .filter(|lease| lease.next_beat() <= now)
-            {
-                // A beat that fails for another reason than a lost lease is tried again: the disk may be full for a while.
-                if let Err(error) = lease.beat()
-                    && !error.is_lease_lost()
-                {
-                    tracing::warn!("a heartbeat failed: {error}");
-                    lease.postpone_beat();
+            match self.next(clock.monotonic()) {
+                Next::Beat(due) => due.iter().for_each(|lease| beat(lease)),
+                Next::Sleep(until) => {
+                    wake.wait_until(until);
                 }
             }
-            let leases = self.leases();
-            let next = {
-                let mut state = self.state();
-                // Under one lock with the announcement: a lease that comes now either is counted here or sees it.
-                let next = state
-                    .leases
-                    .iter()
-                    .filter_map(Weak::upgrade)
-                    .map(|lease| lease.next_beat())
-                    .min();
-                if let Some(task) = &mut state.task {
-                    task.looks_at = next.unwrap_or(Monotonic::MAX);
-                }
-                next
-            };
-            drop(leases);
-            wake.wait_until(next);
         }
     }
 
-    /// The leases that still need beats.
-    fn leases(&self) -> Vec<Arc<Lease>> {
+    /// What to do at `now`, for the leases that still need beats.
+    fn next(&self, now: Monotonic) -> Next {
         let mut state = self.state();
-        state.leases.retain(|lease| {
-            lease
-                .upgrade()
-                .is_some_and(|lease| !lease.is_released() && !lease.is_lost())
-        });
-        state.leases.iter().filter_map(Weak::upgrade).collect()
+        let mut leases: Vec<_> = state.leases.iter().filter_map(Weak::upgrade).collect();
+        leases.retain(|lease| !lease.is_released() && !lease.is_lost());
+        state.leases = leases.iter().map(Arc::downgrade).collect();
+        let earliest = leases.iter().map(|lease| lease.next_beat()).min();
+        if earliest.is_some_and(|earliest| earliest <= now) {
+            leases.retain(|lease| lease.next_beat() <= now);
+            return Next::Beat(leases);
+        }
+        // Announced under the lock under which the leases were looked at: one that comes now sees the announcement.
+        if let Some(task) = &mut state.task {
+            task.looks_at = earliest.unwrap_or(Monotonic::MAX);
+        }
+        Next::Sleep(earliest)
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A beat that fails for another reason than a lost lease is tried again soon: the disk may be full for a while.
+fn beat(lease: &Lease) {
+    if let Err(error) = lease.beat()
+        && !error.is_lease_lost()
+    {
+        tracing::warn!("a heartbeat failed: {error}");
+        lease.postpone_beat();
     }
 }

@@ -22,7 +22,7 @@ pub(crate) struct Local {
 #[derive(Default)]
 pub(crate) struct LocalCache {
     pub(crate) queue: Arc<Queue>,
-    pub(crate) gate: Arc<Gate>,
+    pub(crate) gate: Gate,
     pub(crate) file_system: OnceLock<FileSystem>,
     /// Set when `fallback_to_lease` has been said.
     pub(crate) fallback_said: OnceLock<()>,

@@ -14,6 +14,7 @@ mod claim;
 mod expiry;
 mod gate;
 mod heartbeat;
+mod helper;
 mod lease;
 mod local;
 mod queue;
@@ -43,7 +44,7 @@ use expiry::Observation;
 use gate::{GateGuard, Outcome};
 use lease::Request;
 use local::{Local, LocalCache};
-use queue::Turn;
+use queue::Place;
 
 /// How a caller wants the lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +74,7 @@ pub(crate) struct Hold {
     pub(crate) control: Control,
     pub(crate) lease: Arc<Lease>,
     gate: Option<GateGuard>,
-    turn: Option<Turn>,
+    place: Option<Place>,
     process: u32,
     since: Monotonic,
     /// How long the caller had to wait, and what of its budget is left for renames that must be repeated.
@@ -106,7 +107,7 @@ impl Hold {
     fn release(&mut self) -> Result<()> {
         if self.is_copy() {
             // The parent holds it, not this copy. Nothing of it may be touched, or the parent would lose it.
-            std::mem::forget(self.turn.take());
+            std::mem::forget(self.place.take());
             return Ok(());
         }
         if self.cx.mutated(Mutation::GateReleasedFirst) {
@@ -118,7 +119,7 @@ impl Hold {
             self.lease.release()
         };
         self.gate = None;
-        self.turn = None;
+        self.place = None;
         released
     }
 }
@@ -185,10 +186,10 @@ fn acquire_in(
     let local_cache = local.cache(id);
 
     // An operator's force waits for nobody: it may be a thread of this process that is to be removed.
-    let mut turn = None;
+    let mut place = None;
     if !force {
         let (front, contended) = local_cache.queue.enter(waiter)?;
-        turn = Some(front);
+        place = Some(front);
         if contended && look(&root)? {
             return Ok(Acquired::Satisfied);
         }
@@ -230,7 +231,7 @@ fn acquire_in(
         control,
         lease,
         gate,
-        turn,
+        place,
         process: cx.platform.process_id(),
         since: cx.platform.monotonic(),
         waited: waiter.waited(),
@@ -265,14 +266,14 @@ fn file_system<'a>(local: &'a LocalCache, control: &Control) -> Result<&'a FileS
 /// The gate where it counts; otherwise nothing, said once.
 fn take_gate(
     cx: &Arc<Context>,
-    local: &LocalCache,
+    local: &Arc<LocalCache>,
     control: &Control,
     file_system: &FileSystem,
     waiter: &mut Waiter<'_>,
     observation: &mut Observation,
 ) -> Result<(Option<GateGuard>, Kind)> {
     let reason = if file_system.kernel_locks {
-        match local.gate.acquire(control, waiter, observation)? {
+        match gate::acquire(local, control, waiter, observation)? {
             Outcome::Held(guard) => {
                 let kind = Kind::Gated(guard.id);
                 return Ok((Some(guard), kind));

@@ -23,32 +23,32 @@ struct Line {
     tickets: VecDeque<(u64, Arc<dyn Event>)>,
 }
 
-/// A place at the front of the queue; given up when dropped.
-pub(crate) struct Turn {
+/// A place in the queue; given up when dropped.
+pub(crate) struct Place {
     queue: Arc<Queue>,
     ticket: u64,
 }
 
 impl Queue {
     /// Waits for the front of the queue; tells whether it had to wait.
-    pub(crate) fn enter(self: &Arc<Self>, waiter: &mut Waiter<'_>) -> Result<(Turn, bool)> {
-        let turn = {
+    pub(crate) fn enter(self: &Arc<Self>, waiter: &mut Waiter<'_>) -> Result<(Place, bool)> {
+        let place = {
             let mut line = self.line();
             let ticket = line.next_ticket;
             line.next_ticket += 1;
             line.tickets.push_back((ticket, waiter.event().clone()));
-            Turn {
+            Place {
                 queue: self.clone(),
                 ticket,
             }
         };
         let mut waited = false;
         waiter.waits_for(WaitingFor::Thread);
-        while !self.is_front(turn.ticket) {
+        while !self.is_front(place.ticket) {
             waited = true;
             waiter.pause(cachelock_platform::Monotonic::MAX)?;
         }
-        Ok((turn, waited))
+        Ok((place, waited))
     }
 
     fn is_front(&self, ticket: u64) -> bool {
@@ -63,7 +63,7 @@ impl Queue {
     }
 }
 
-impl Drop for Turn {
+impl Drop for Place {
     fn drop(&mut self) {
         let next = {
             let mut line = self.queue.line();

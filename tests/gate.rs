@@ -1,0 +1,509 @@
+//! The thread that waits for the kernel lock: how many there are, when they end, and that none keeps what nobody wants.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind as IoError;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use cachelock::platform::Platform;
+use cachelock::platform::memory::{
+    Call, Fault, Op, Process, Runnable, Target, Task, World, seeded,
+};
+use cachelock::{Backend, Cache, CancelToken, Error, Event, EventKind, Timeout, WaitingFor};
+
+use support::{LEASE, builder};
+
+mod support;
+
+const GATE: &str = "/cache/.cachelock/cache.lock";
+const HELPER: &str = "cachelock-gate";
+/// For how long a helper stays without work, as it is documented.
+const IDLE: Duration = Duration::from_secs(10);
+const MS: Duration = Duration::from_millis(1);
+const STEPS: u64 = 1_000_000;
+
+/// A process and its handle on a cache.
+type Who = (Arc<Process>, Cache);
+
+fn who(world: &World, name: &str) -> Who {
+    let process = world.process(name);
+    let cache = builder(&process).open().expect("nothing is touched");
+    (process, cache)
+}
+
+/// A task that takes the lock and gives it back.
+fn locks((process, cache): &Who, world: &World) -> Task<Result<Backend, Error>> {
+    let cache = cache.clone();
+    world.spawn(process, "main", move || Ok(cache.lock()?.backend()))
+}
+
+/// The same, as far as having the lock: a holder that stands still from here on.
+#[track_caller]
+fn holds(who: &Who, world: &World) -> Task<Result<Backend, Error>> {
+    let task = locks(who, world);
+    world.run_to(&task, |call| call.is(Op::Unlink, "claim-"));
+    task
+}
+
+/// The same, as far as waiting for the gate.
+#[track_caller]
+fn waits(who: &Who, world: &World) -> Task<Result<Backend, Error>> {
+    let task = locks(who, world);
+    world.run_to(&task, |call| call.op == Op::Wait && &*call.thread == "main");
+    task
+}
+
+/// `holder` holds, `waiter` waits for it, and both come to their ends.
+#[track_caller]
+fn contend(holder: &Who, waiter: &Who, world: &World) {
+    let held = holds(holder, world);
+    let waiting = waits(waiter, world);
+    finish_both(held, waiting, world);
+}
+
+#[track_caller]
+fn finish_both(
+    held: Task<Result<Backend, Error>>,
+    waiting: Task<Result<Backend, Error>>,
+    world: &World,
+) {
+    if let Err(unfinished) = world.run_together(&[&held, &waiting], |_| 0, STEPS) {
+        panic!("{unfinished}");
+    }
+    for task in [held, waiting] {
+        let backend = world.finish(task).expect("both wait for long enough");
+        assert_eq!(
+            backend,
+            Backend::Gate,
+            "both have the gate\n{}",
+            world.trace()
+        );
+    }
+}
+
+/// Lets `process` do whatever it does in the background, for so long.
+fn rest(process: &Arc<Process>, world: &World, time: Duration) {
+    let clock = process.clone();
+    let sleeper = world.spawn(process, "sleeper", move || {
+        let until = clock.monotonic() + time;
+        let never = clock.event();
+        while clock.monotonic() < until {
+            never.wait_until(Some(until));
+        }
+    });
+    world.finish(sleeper);
+}
+
+/// How many threads that wait for a kernel lock each process has started.
+#[derive(Clone, Default)]
+struct Started(Arc<Mutex<BTreeMap<String, usize>>>);
+
+impl Started {
+    fn count(world: &World) -> Self {
+        let started = Started::default();
+        let counter = started.clone();
+        let look = move |call: &Call| {
+            if call.is(Op::Spawn, HELPER) {
+                *counter
+                    .0
+                    .lock()
+                    .unwrap()
+                    .entry(call.process.to_string())
+                    .or_default() += 1;
+            }
+            false
+        };
+        world.inject(look, Fault::Short(1), 1);
+        started
+    }
+
+    fn by(&self, process: &str) -> usize {
+        self.0.lock().unwrap().get(process).copied().unwrap_or(0)
+    }
+}
+
+/// How many of them it has now.
+fn alive(world: &World, process: &str) -> usize {
+    let report = world.report();
+    let threads = report.split("the last calls:").next().unwrap_or_default();
+    threads
+        .lines()
+        .filter(|line| line.contains(&format!(" {process}/{HELPER}: ")))
+        .count()
+}
+
+#[test]
+fn a_thousand_waits_need_one_thread_in_each_process() {
+    let world = World::simulated();
+    let started = Started::count(&world);
+    let waited = Arc::new(AtomicUsize::new(0));
+    let tasks = ["a", "b"].map(|name| {
+        let process = world.process(name);
+        let counter = waited.clone();
+        let count = move |event: &Event<'_>| {
+            if event.kind == EventKind::LockContended && event.waiting_for == Some(WaitingFor::Gate)
+            {
+                counter.fetch_add(1, Ordering::SeqCst);
+            }
+        };
+        let cache = builder(&process).observer(count).open().unwrap();
+        world.spawn(&process, "main", move || {
+            for _ in 0..1200 {
+                drop(cache.lock().expect("nobody holds for long"));
+            }
+        })
+    });
+    if let Err(unfinished) = world.run_together(&[&tasks[0], &tasks[1]], seeded(1), STEPS) {
+        panic!("{unfinished}");
+    }
+    let waited = waited.load(Ordering::SeqCst);
+    assert!(waited >= 1000, "only {waited} waits: too little to tell");
+    for process in ["a", "b"] {
+        assert_eq!(started.by(process), 1, "threads of {process}, for {waited}");
+    }
+}
+
+#[test]
+fn without_work_a_helper_sleeps_and_ends_after_ten_seconds() {
+    let world = World::simulated();
+    let started = Started::count(&world);
+    let (holder, waiter) = (who(&world, "holder"), who(&world, "waiter"));
+    contend(&holder, &waiter, &world);
+    rest(&waiter.0, &world, MS);
+    let calls = |world: &World| {
+        let trace = world.trace();
+        let of_helper = format!(" waiter/{HELPER}: ");
+        trace
+            .lines()
+            .filter(|line| line.contains(&of_helper))
+            .count()
+    };
+    let before = calls(&world);
+    rest(&waiter.0, &world, IDLE - 2 * MS);
+    assert_eq!(alive(&world, "waiter"), 1, "it stays for ten seconds");
+    assert_eq!(
+        calls(&world),
+        before,
+        "and has nothing to do meanwhile\n{}",
+        world.trace()
+    );
+    contend(&holder, &waiter, &world);
+    assert_eq!(started.by("waiter"), 1, "the same one served again");
+    rest(&waiter.0, &world, IDLE - MS);
+    assert_eq!(alive(&world, "waiter"), 1, "its time began anew");
+    rest(&waiter.0, &world, 2 * MS);
+    assert_eq!(alive(&world, "waiter"), 0, "that was long enough");
+    contend(&holder, &waiter, &world);
+    assert_eq!(started.by("waiter"), 2, "the next wait has one of its own");
+}
+
+#[test]
+fn a_wait_that_was_given_up_serves_the_next_caller() {
+    let world = World::simulated();
+    let started = Started::count(&world);
+    let (holder, waiter) = (who(&world, "holder"), world.process("waiter"));
+    let held = holds(&holder, &world);
+    let hasty = builder(&waiter).timeout(2 * MS).open().unwrap();
+    let task = world.spawn(&waiter, "main", move || {
+        (0..100).all(|_| hasty.lock().is_err_and(|error| error.is_timeout()))
+    });
+    assert!(world.finish(task), "somebody else has it");
+    assert_eq!(
+        started.by("waiter"),
+        1,
+        "a hundred callers waited for one answer of the kernel"
+    );
+    let patient = (waiter.clone(), builder(&waiter).open().unwrap());
+    let waiting = waits(&patient, &world);
+    finish_both(held, waiting, &world);
+    assert_eq!(started.by("waiter"), 1, "and the last one got it");
+}
+
+#[test]
+fn a_lock_that_nobody_wants_any_more_is_given_back_at_once() {
+    let world = World::simulated();
+    let (holder, waiter) = (who(&world, "holder"), world.process("waiter"));
+    let held = holds(&holder, &world);
+    let hasty = builder(&waiter).timeout(2 * MS).open().unwrap();
+    let task = world.spawn(&waiter, "main", move || hasty.lock().map(drop));
+    world.finish(task).expect_err("somebody else has it");
+    world.finish(held).expect("it was alone");
+    rest(&waiter, &world, MS);
+    assert_eq!(world.lock_holder(GATE), None, "{}", world.trace());
+    assert_eq!(alive(&world, "waiter"), 1, "the helper stays for the next");
+    let once = world.process("once");
+    let once = (
+        once.clone(),
+        builder(&once).timeout(Timeout::TryOnce).open().unwrap(),
+    );
+    let backend = world.finish(locks(&once, &world)).expect("it is free");
+    assert_eq!(backend, Backend::Gate);
+}
+
+#[test]
+fn a_lock_that_is_granted_to_whom_is_just_giving_up_is_given_back() {
+    let world = World::simulated();
+    let (holder, waiter) = (who(&world, "holder"), world.process("waiter"));
+    let token = CancelToken::new();
+    let cache = builder(&waiter).cancel(token.clone()).open().unwrap();
+    let held = holds(&holder, &world);
+    let waiting = waits(&(waiter.clone(), cache), &world);
+    world.finish(held).expect("it was alone");
+    // The helper has the lock and has told its client, which has not come to look.
+    world.run_to(&waiting, |call| {
+        call.op == Op::Wait && &*call.thread == HELPER
+    });
+    assert_eq!(world.lock_holder(GATE).as_deref(), Some("waiter"));
+    token.cancel();
+    let error = world.finish(waiting).expect_err("it was cancelled");
+    assert!(error.is_cancelled(), "{error}");
+    assert_eq!(world.lock_holder(GATE), None, "{}", world.trace());
+    assert!(
+        world.trace().contains(" waiter/main: Unlock "),
+        "explicitly: closing leaves it with the copies in forked children\n{}",
+        world.trace()
+    );
+    assert_eq!(alive(&world, "waiter"), 1, "the helper stays for the next");
+}
+
+#[test]
+fn a_process_finds_out_once_that_the_gate_is_stuck() {
+    let world = World::simulated();
+    let (holder, waiter) = (who(&world, "holder"), who(&world, "waiter"));
+    let frozen = holds(&holder, &world);
+    for (least, most) in [(LEASE, 2 * LEASE), (Duration::ZERO, 50 * MS)] {
+        let before = world.now();
+        let backend = world.finish(locks(&waiter, &world)).expect("it is frozen");
+        assert_eq!(backend, Backend::Lease, "past the gate");
+        let took = world.now() - before;
+        assert!(
+            (least..=most).contains(&took),
+            "it took {took:?}, not {least:?} to {most:?}\n{}",
+            world.trace()
+        );
+    }
+    world.finish(frozen).expect("it had the lock, once");
+    rest(&waiter.0, &world, MS);
+    let backend = world.finish(locks(&waiter, &world)).expect("it is free");
+    assert_eq!(backend, Backend::Gate, "the kernel has granted since");
+}
+
+#[test]
+fn a_helper_on_a_file_that_lost_its_name_is_replaced_and_ends() {
+    let world = World::simulated();
+    let started = Started::count(&world);
+    let (old, new) = (who(&world, "old"), who(&world, "new"));
+    let waiter = who(&world, "waiter");
+    let frozen = holds(&old, &world);
+    let hasty = builder(&waiter.0).timeout(2 * MS).open().unwrap();
+    let task = world.spawn(&waiter.0, "main", move || hasty.lock().map(drop));
+    world.finish(task).expect_err("somebody else has it");
+    world.remove(GATE);
+    let held = holds(&new, &world);
+    let waiting = waits(&waiter, &world);
+    assert_eq!(
+        started.by("waiter"),
+        2,
+        "the first one cannot be called off"
+    );
+    finish_both(held, waiting, &world);
+    rest(&waiter.0, &world, MS);
+    assert_eq!(alive(&world, "waiter"), 2, "the first one is blocked still");
+    world.finish(frozen).expect("it had the lock, once");
+    rest(&waiter.0, &world, MS);
+    assert_eq!(alive(&world, "waiter"), 1, "{}", world.report());
+    contend(&new, &waiter, &world);
+    assert_eq!(started.by("waiter"), 2, "the second one stays");
+    assert_eq!(world.lock_holder(GATE), None, "nothing is left locked");
+}
+
+#[test]
+fn a_waiter_notices_that_the_file_lost_its_name() {
+    let world = World::simulated();
+    let (holder, waiter) = (who(&world, "holder"), who(&world, "waiter"));
+    let frozen = holds(&holder, &world);
+    let waiting = waits(&waiter, &world);
+    world.remove(GATE);
+    let before = world.now();
+    let backend = world.finish(waiting).expect("the lease expires");
+    assert_eq!(backend, Backend::Gate, "on the new file");
+    let took = world.now() - before;
+    assert!(took <= 2 * LEASE, "it took {took:?}\n{}", world.trace());
+    world.finish(frozen).expect("it had the lock, once");
+    rest(&waiter.0, &world, IDLE + MS);
+    assert_eq!(alive(&world, "waiter"), 0, "{}", world.report());
+}
+
+#[test]
+fn two_caches_of_a_process_are_waited_for_apart() {
+    let world = World::simulated();
+    let started = Started::count(&world);
+    let (holders, waiter) = ([world.process("x"), world.process("y")], world.process("w"));
+    let at = |process: &Arc<Process>, path: &str| {
+        let cache = Cache::builder(path)
+            .platform(process.clone())
+            .lease(LEASE)
+            .timeout(support::TIMEOUT);
+        (process.clone(), cache.open().unwrap())
+    };
+    let held = [
+        holds(&at(&holders[0], "/one"), &world),
+        holds(&at(&holders[1], "/two"), &world),
+    ];
+    let one = waits(&at(&waiter, "/one"), &world);
+    let two = waits(&at(&waiter, "/two"), &world);
+    let [held_one, held_two] = held;
+    let before = world.now();
+    finish_both(held_two, two, &world);
+    assert_eq!(
+        world.now(),
+        before,
+        "the other cache's holder is nothing to wait for"
+    );
+    assert!(!one.has_ended(), "its cache is held still");
+    finish_both(held_one, one, &world);
+    assert_eq!(started.by("w"), 2, "one thread for each");
+    rest(&waiter, &world, IDLE + MS);
+    assert_eq!(alive(&world, "w"), 0, "both end");
+}
+
+#[test]
+fn a_thread_that_cannot_be_started_is_told_and_the_next_caller_tries_again() {
+    let world = World::simulated();
+    let (holder, waiter) = (who(&world, "holder"), who(&world, "waiter"));
+    let held = holds(&holder, &world);
+    world.inject(
+        |call| call.is(Op::Spawn, HELPER),
+        Fault::Error(IoError::OutOfMemory),
+        1,
+    );
+    let error = world
+        .finish(locks(&waiter, &world))
+        .expect_err("no thread, no wait");
+    let text = error.to_string();
+    for part in ["start a thread that waits for", GATE] {
+        assert!(text.contains(part), "{text}");
+    }
+    let waiting = waits(&waiter, &world);
+    finish_both(held, waiting, &world);
+}
+
+/// What happened in a random schedule.
+#[derive(Debug, Default)]
+struct GaveUp {
+    held: usize,
+    gave_up: usize,
+    /// The kernel granted what nobody wanted any more.
+    too_late: usize,
+}
+
+/// Three processes take the lock again and again, with timeouts and cancellations by chance. If `deletes`, somebody deletes
+/// the gate's name now and then.
+fn give_up(seed: u64, deletes: bool) -> GaveUp {
+    let world = World::simulated_from(seed);
+    world.set_step_time(MS / 10);
+    let started = Started::count(&world);
+    let inside = Arc::new(AtomicBool::new(false));
+    let ended = Arc::new(AtomicBool::new(false));
+    let processes = ["a", "b", "c"].map(|name| world.process(name));
+    let tasks = processes.each_ref().map(|process| {
+        let token = Arc::new(Mutex::new(CancelToken::new()));
+        let (own, to_cancel) = (process.clone(), token.clone());
+        let ended = ended.clone();
+        world.spawn(process, "canceller", move || {
+            while !ended.load(Ordering::SeqCst) {
+                let never = own.event();
+                never.wait_until(Some(own.monotonic() + by_chance(&own, 40)));
+                to_cancel.lock().unwrap().cancel();
+            }
+        });
+        let (own, inside) = (process.clone(), inside.clone());
+        world.spawn(process, "main", move || {
+            let (mut gate, mut lease, mut gave_up) = (0, 0, 0);
+            for _ in 0..10 {
+                let fresh = CancelToken::new();
+                *token.lock().unwrap() = fresh.clone();
+                let cache = builder(&own).timeout(by_chance(&own, 40)).cancel(fresh);
+                match cache.open().unwrap().lock() {
+                    Ok(lock) if lock.backend() == Backend::Gate => {
+                        gate += 1;
+                        let alone = !inside.swap(true, Ordering::SeqCst);
+                        assert!(alone || deletes, "two have the kernel lock");
+                        let _ = lock.check();
+                        inside.store(false, Ordering::SeqCst);
+                    }
+                    Ok(_) => lease += 1,
+                    Err(error) if error.is_timeout() || error.is_cancelled() => gave_up += 1,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            (gate, lease, gave_up)
+        })
+    });
+    let targets: Vec<&dyn Target> = tasks.iter().map(|task| task as &dyn Target).collect();
+    let (mut choose, mut turns, vandal) = (seeded(seed), 0, world.clone());
+    let schedule = move |options: &[Runnable]| {
+        turns += 1;
+        if deletes && turns % 200 == 0 && vandal.exists(GATE) {
+            vandal.remove(GATE);
+        }
+        choose(options)
+    };
+    if let Err(unfinished) = world.run_together(&targets, schedule, STEPS) {
+        panic!("seed {seed}: {unfinished}\n{}", world.trace());
+    }
+    ended.store(true, Ordering::SeqCst);
+    let mut all = GaveUp::default();
+    for (process, task) in processes.iter().zip(tasks) {
+        let (gate, lease, gave_up) = world.finish(task);
+        rest(process, &world, MS);
+        let (name, trace) = (process.name(), world.trace());
+        all.held += gate + lease;
+        all.gave_up += gave_up;
+        all.too_late += trace.matches(&format!(" {name}/{HELPER}: Unlock ")).count();
+        let started = started.by(name);
+        assert!(
+            deletes || started <= 1,
+            "seed {seed}: {name} started {started} threads\n{trace}"
+        );
+    }
+    for process in &processes {
+        rest(process, &world, IDLE + MS);
+        let left = alive(&world, process.name());
+        assert_eq!(left, 0, "seed {seed}: threads\n{}", world.report());
+    }
+    let last = who(&world, "last");
+    let backend = world.finish(locks(&last, &world));
+    assert_eq!(
+        backend.expect("nobody holds"),
+        Backend::Gate,
+        "seed {seed}: a kernel lock was left\n{}",
+        world.report()
+    );
+    all
+}
+
+/// Less than so many milliseconds, by the world's seed.
+fn by_chance(process: &Process, most: u128) -> Duration {
+    let random = process.random().expect("the simulation has randomness");
+    MS * (random % most) as u32
+}
+
+#[test]
+fn whoever_gives_up_when_leaves_nothing_locked() {
+    let mut all = GaveUp::default();
+    for seed in 0..100 {
+        for deletes in [false, true] {
+            let one = give_up(seed, deletes);
+            all.held += one.held;
+            all.gave_up += one.gave_up;
+            all.too_late += one.too_late;
+        }
+    }
+    let counts = [all.held, all.gave_up, all.too_late];
+    assert!(
+        counts.iter().all(|&count| count > 100),
+        "some state was hardly visited: {all:?}"
+    );
+}
