@@ -88,6 +88,8 @@ pub(crate) struct Control {
     pub(crate) dir: Arc<dyn Dir>,
     /// Whether other machines may change it, so that a handle's cached "absent" must not be believed.
     pub(crate) remote: bool,
+    /// Whether files of other users are looked at, too: by somebody who changes nothing.
+    pub(crate) any_owner: bool,
 }
 
 impl Control {
@@ -104,6 +106,7 @@ impl Control {
             cx: cx.clone(),
             dir,
             remote: false,
+            any_owner: cx.options.allow_shared,
         };
         let metadata = control
             .dir
@@ -175,7 +178,7 @@ impl Control {
             NO_FILE.to_owned()
         } else if metadata.links > 1 {
             "has a second name (a hard link)".to_owned()
-        } else if let (Owner::Other(user), false) = (metadata.owner, self.cx.options.allow_shared) {
+        } else if let (Owner::Other(user), false) = (metadata.owner, self.any_owner) {
             format!("belongs to the user with the number {user}")
         } else {
             return Ok(());

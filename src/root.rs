@@ -102,6 +102,7 @@ impl Root {
             cx: cx.clone(),
             dir,
             remote: false,
+            any_owner: true,
         }))
     }
 
