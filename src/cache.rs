@@ -9,7 +9,7 @@ use cachelock_platform::FileSystem;
 
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::lock::{self, Acquired, Hold, Holder, How, Look};
+use crate::lock::{self, Acquired, Hold, Holder, How, Look, Sight};
 use crate::mutation::Mutation;
 use crate::name::EntryName;
 use crate::refresh::Refresh;
@@ -100,7 +100,8 @@ impl Cache {
     /// # Errors
     /// As [`Cache::lock`].
     pub fn break_lock(&self) -> Result<Option<Holder>> {
-        let holder = self.status()?.and_then(|status| status.holder);
+        let root = Root::open_for_writing(&self.cx)?;
+        let holder = Sight::look(&root.control(&self.cx)?)?.holder();
         drop(self.acquire(How::Force, &mut |_| Ok(false))?);
         Ok(holder)
     }

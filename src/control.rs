@@ -22,6 +22,8 @@ pub(crate) const PRIVATE: u32 = 0o600;
 /// A claim that a gated holder has created and not yet written. The mode is there from the first moment on, so whoever has the
 /// gate need not wait to know that the creator is dead.
 pub(crate) const UNWRITTEN_GATED: u32 = 0o700;
+/// What is said of a link, a FIFO, a directory.
+const NO_FILE: &str = "is not an ordinary file";
 /// Directories that other users' readers pass through.
 const PASSABLE: u32 = 0o755;
 
@@ -86,6 +88,8 @@ pub(crate) struct Control {
     pub(crate) dir: Arc<dyn Dir>,
     /// Whether other machines may change it, so that a handle's cached "absent" must not be believed.
     pub(crate) remote: bool,
+    /// Whether files of other users are looked at, too: by somebody who changes nothing.
+    pub(crate) any_owner: bool,
 }
 
 impl Control {
@@ -102,6 +106,7 @@ impl Control {
             cx: cx.clone(),
             dir,
             remote: false,
+            any_owner: cx.options.allow_shared,
         };
         let metadata = control
             .dir
@@ -129,11 +134,10 @@ impl Control {
     pub(crate) fn head(&self) -> Result<u64> {
         match self.stat_fresh(HEAD)? {
             None => Ok(0),
-            Some(metadata) if metadata.kind == FileKind::File => Ok(metadata.len),
-            Some(_) => Err(Error::not_a_file(
-                &self.path(HEAD),
-                "is not an ordinary file",
-            )),
+            Some(metadata) => {
+                self.check_ours(HEAD, &metadata)?;
+                Ok(metadata.len)
+            }
         }
     }
 
@@ -164,32 +168,29 @@ impl Control {
         let metadata = file
             .metadata()
             .map_err(|error| Error::io("look at", self.path(name), error))?;
-        if metadata.kind != FileKind::File {
-            return Err(Error::not_a_file(
-                &self.path(name),
-                "is not an ordinary file",
-            ));
-        }
-        if metadata.links > 1 {
-            return Err(Error::not_a_file(
-                &self.path(name),
-                "has a second name (a hard link)",
-            ));
-        }
-        if let (Owner::Other(user), false) = (metadata.owner, self.cx.options.allow_shared) {
-            return Err(Error::not_a_file(
-                &self.path(name),
-                format!("belongs to the user with the number {user}"),
-            ));
-        }
+        self.check_ours(name, &metadata)?;
         Ok(Some((file, metadata)))
+    }
+
+    /// Refuses what is not an ordinary file of this user with one name.
+    fn check_ours(&self, name: &str, metadata: &Metadata) -> Result<()> {
+        let reason = if metadata.kind != FileKind::File {
+            NO_FILE.to_owned()
+        } else if metadata.links > 1 {
+            "has a second name (a hard link)".to_owned()
+        } else if let (Owner::Other(user), false) = (metadata.owner, self.any_owner) {
+            format!("belongs to the user with the number {user}")
+        } else {
+            return Ok(());
+        };
+        Err(Error::not_a_file(&self.path(name), reason))
     }
 
     /// A link's error differs from system to system, so it is looked at once more to say what stands there.
     fn open_error(&self, name: &str, error: io::Error) -> Error {
         match self.dir.stat(name) {
             Ok(metadata) if metadata.kind != FileKind::File => {
-                Error::not_a_file(&self.path(name), "is not an ordinary file")
+                Error::not_a_file(&self.path(name), NO_FILE)
             }
             _ => Error::io("open", self.path(name), error),
         }
@@ -248,7 +249,13 @@ impl Control {
         match self.dir.unlink(name) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(Error::io("remove", self.path(name), error)),
+            // Nothing but a directory resists, and what the system says of one differs, too.
+            Err(error) => Err(match self.dir.stat(name) {
+                Ok(metadata) if metadata.kind == FileKind::Directory => {
+                    Error::not_a_file(&self.path(name), NO_FILE)
+                }
+                _ => Error::io("remove", self.path(name), error),
+            }),
         }
     }
 

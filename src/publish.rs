@@ -13,9 +13,10 @@
 
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use cachelock_platform::Dir;
+use cachelock_platform::{Dir, FileKind};
 
 use crate::builder::Durability;
 use crate::control::found;
@@ -302,6 +303,15 @@ enum Target {
     Payload,
 }
 
+impl Target {
+    fn path(self, entry: &crate::cache::Entry) -> PathBuf {
+        match self {
+            Target::Tag => tag_path(&entry.cx, &entry.name),
+            Target::Payload => entry.path(),
+        }
+    }
+}
+
 fn folder_of(
     entry: &crate::cache::Entry,
     hold: &crate::lock::Hold,
@@ -321,12 +331,19 @@ fn mode_for(parts: &Parts<'_>, target: Target) -> Result<Option<u32>> {
     let cx = &parts.entry.cx;
     let name = &parts.entry.name;
     let folder = match target {
-        Target::Tag => parts.hold.root.tag_folder(name, true).ok().flatten(),
+        Target::Tag => parts.hold.root.tag_folder(cx, name, true)?,
         Target::Payload => parts.hold.root.folder(cx, name)?,
     };
-    let replaced = folder.and_then(|folder| folder.stat(name.file()).ok());
-    // Special bits are for programs, not for data.
+    let path = target.path(parts.entry);
+    let replaced = match folder {
+        Some(folder) => {
+            found(folder.stat(name.file())).map_err(|error| Error::io("look at", path, error))?
+        }
+        None => None,
+    };
+    // A link's bits say nothing, and special bits are for programs, not for data.
     let of_file = replaced
+        .filter(|metadata| metadata.kind == FileKind::File)
         .and_then(|metadata| metadata.mode)
         .map(|mode| mode & 0o777);
     Ok(of_file.or_else(|| cx.platform.default_mode()))
@@ -336,10 +353,7 @@ fn mode_for(parts: &Parts<'_>, target: Target) -> Result<Option<u32>> {
 fn rename(entry: &crate::cache::Entry, stage: &mut Stage, target: Target) -> Result<()> {
     let cx = &entry.cx;
     let hold = stage.hold().clone();
-    let path = match target {
-        Target::Tag => tag_path(cx, &entry.name),
-        Target::Payload => entry.path(),
-    };
+    let path = target.path(entry);
     let mut waiter: Option<Waiter<'_>> = None;
     let mut made_folders = false;
     loop {

@@ -288,10 +288,7 @@ type Looked<P> = (Result<Look<P>, String>, Version);
 fn look_once<I: Intake>(entry: &Entry, root: &Root) -> Result<Looked<I::Output>> {
     let cx = &entry.cx;
     let path = || entry.path();
-    let read_tag = || {
-        FoundTag::read(root, &entry.name)
-            .map_err(|error| Error::io("read the tag of", path(), error))
-    };
+    let read_tag = || FoundTag::read(cx, root, &entry.name);
     let late = cx.mutated(Mutation::TagReadLate);
     let payload = Payload::open(cx, root, &entry.name)?;
     let tag = if late { None } else { Some(read_tag()?) };

@@ -100,7 +100,7 @@ impl Reader {
         {
             return Ok(false);
         }
-        let Ok(tags) = root.tag_folder(&entry.name, false) else {
+        let Ok(tags) = root.tag_folder(&entry.cx, &entry.name, false) else {
             return Ok(false);
         };
         let now = tags

@@ -102,6 +102,7 @@ impl Root {
             cx: cx.clone(),
             dir,
             remote: false,
+            any_owner: true,
         }))
     }
 
@@ -137,27 +138,34 @@ impl Root {
     /// The folder of the entry's tag; `None` if it does not exist. `anew` opens the way to it once more.
     pub(crate) fn tag_folder(
         &self,
+        cx: &Context,
         name: &EntryName,
         anew: bool,
-    ) -> io::Result<Option<Arc<dyn Dir>>> {
+    ) -> Result<Option<Arc<dyn Dir>>> {
         let cached = || self.tags.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut path = cx.path.join(CONTROL_DIR);
+        let open = |parent: &dyn Dir, name: &str, path: &std::path::Path| {
+            found(parent.open_dir(name)).map_err(|error| dir_error("open", path.into(), error))
+        };
         // Its own statement: the guard must be gone before the other arm locks again.
         let known = if anew { None } else { cached().clone() };
         let mut dir = match known {
             Some(tags) => tags,
             None => {
-                let Some(control) = found(self.dir.open_dir(CONTROL_DIR))? else {
+                let Some(control) = open(&*self.dir, CONTROL_DIR, &path)? else {
                     return Ok(None);
                 };
-                let Some(tags) = found(control.open_dir(TAGS))? else {
+                let Some(tags) = open(&*control, TAGS, &path.join(TAGS))? else {
                     return Ok(None);
                 };
                 *cached() = Some(tags.clone());
                 tags
             }
         };
+        path.push(TAGS);
         for folder in name.folders() {
-            let Some(opened) = found(dir.open_dir(folder))? else {
+            path.push(folder);
+            let Some(opened) = open(&*dir, folder, &path)? else {
                 return Ok(None);
             };
             dir = opened;

@@ -10,7 +10,7 @@ use crate::control::read_up_to;
 use crate::error::{Error, Result};
 use crate::mutation::Mutation;
 use crate::name::EntryName;
-use crate::root::Root;
+use crate::root::{Root, tag_path};
 use crate::tag::{Content, Record, TAG_MAX, Tag};
 
 /// How much of a payload is moved at once. Guests pay for each call, so not less.
@@ -104,52 +104,58 @@ pub(crate) struct FoundTag {
 }
 
 impl FoundTag {
-    pub(crate) fn read(root: &Root, name: &EntryName) -> Result<Self, io::Error> {
-        let tag = Self::read_once(root, name, false)?;
+    pub(crate) fn read(cx: &Context, root: &Root, name: &EntryName) -> Result<Self> {
+        let tag = Self::read_once(cx, root, name, false)?;
         // The way to it may have changed since it was opened: a control directory that was removed, say.
         if matches!(tag.state, TagState::None) {
-            Self::read_once(root, name, true)
+            Self::read_once(cx, root, name, true)
         } else {
             Ok(tag)
         }
     }
 
-    fn read_once(root: &Root, name: &EntryName, anew: bool) -> Result<Self, io::Error> {
-        let corrupt = |reason: &str| {
-            Ok(FoundTag {
-                state: TagState::Corrupt(reason.into()),
-                ..Self::default()
-            })
+    fn read_once(cx: &Context, root: &Root, name: &EntryName, anew: bool) -> Result<Self> {
+        let path = || tag_path(cx, name);
+        let corrupt =
+            |reason: &str| TagState::Corrupt(format!("its tag {} {reason}", path().display()));
+        let failed = |error: Error| match error.is_permission() {
+            true => Ok(TagState::Forbidden.into()),
+            false => Err(error),
         };
-        let folder = match root.tag_folder(name, anew) {
+        let no_file = |kind| match kind {
+            // Everything else is replaced by a refresh.
+            FileKind::Directory => Err(Error::not_a_file(&path(), "is a directory and so no tag")),
+            _ => Ok(corrupt("is not an ordinary file").into()),
+        };
+        let folder = match root.tag_folder(cx, name, anew) {
             Ok(Some(folder)) => folder,
             Ok(None) => return Ok(Self::default()),
-            Err(error) => return Self::failed(error),
+            Err(error) => return failed(error),
         };
         let file = match folder.open(name.file(), Access::Read) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(error) => {
-                if folder
-                    .stat(name.file())
-                    .is_ok_and(|metadata| metadata.kind != FileKind::File)
-                {
-                    return corrupt("its tag is not an ordinary file");
-                }
-                return Self::failed(error);
+                return match folder.stat(name.file()) {
+                    Ok(metadata) if metadata.kind != FileKind::File => no_file(metadata.kind),
+                    _ => failed(Error::io("open", path(), error)),
+                };
             }
         };
-        let metadata = file.metadata()?;
+        let metadata = file
+            .metadata()
+            .map_err(|error| Error::io("look at", path(), error))?;
         if metadata.kind != FileKind::File {
-            return corrupt("its tag is not an ordinary file");
+            return no_file(metadata.kind);
         }
         if metadata.len > TAG_MAX as u64 {
-            return corrupt("its tag is too long");
+            return Ok(corrupt("is too long").into());
         }
-        let bytes = read_up_to(&*file, TAG_MAX)?;
+        let bytes =
+            read_up_to(&*file, TAG_MAX).map_err(|error| Error::io("read", path(), error))?;
         let state = match Tag::decode(&bytes) {
             Ok(tag) => TagState::Read(Box::new(tag)),
-            Err(reason) => TagState::Corrupt(format!("its tag cannot be read: {reason}")),
+            Err(reason) => corrupt(&format!("cannot be read: {reason}")),
         };
         Ok(FoundTag {
             state,
@@ -158,24 +164,19 @@ impl FoundTag {
         })
     }
 
-    fn failed(error: io::Error) -> Result<Self, io::Error> {
-        match error.kind() {
-            io::ErrorKind::PermissionDenied => Ok(FoundTag {
-                state: TagState::Forbidden,
-                ..Self::default()
-            }),
-            io::ErrorKind::NotADirectory => Ok(FoundTag {
-                state: TagState::Corrupt("its tag's folder is not a directory".into()),
-                ..Self::default()
-            }),
-            _ => Err(error),
-        }
-    }
-
     pub(crate) fn tag(&self) -> Option<&Tag> {
         match &self.state {
             TagState::Read(tag) => Some(tag),
             _ => None,
+        }
+    }
+}
+
+impl From<TagState> for FoundTag {
+    fn from(state: TagState) -> Self {
+        FoundTag {
+            state,
+            ..Self::default()
         }
     }
 }
@@ -213,8 +214,12 @@ pub(crate) fn record_of<'t>(
 pub(crate) fn current_record(cx: &Context, root: &Root, name: &EntryName) -> Result<Record> {
     let path = || cx.path.join(name.as_str());
     let payload = Payload::open(cx, root, name)?;
-    let found =
-        FoundTag::read(root, name).map_err(|error| Error::io("read the tag of", path(), error))?;
+    let found = FoundTag::read(cx, root, name)?;
+    if matches!(found.state, TagState::Forbidden) {
+        // What it says must not be lost: generations never go back.
+        let forbidden = io::ErrorKind::PermissionDenied.into();
+        return Err(Error::io("read", tag_path(cx, name), forbidden));
+    }
     let hash = |payload: &Payload| {
         payload
             .hash()

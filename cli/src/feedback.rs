@@ -25,6 +25,8 @@ pub(crate) struct Feedback {
     /// The command ends with the error that an event announces, so the event need not be said.
     says_corrupt: bool,
     wait: Mutex<Wait>,
+    /// The last warning: what is seen twice, before the wait and after it, is said once.
+    warned: Mutex<String>,
 }
 
 #[derive(Default)]
@@ -43,6 +45,7 @@ impl Feedback {
             redraw: !output.json && output.verbose == 0 && std::io::stderr().is_terminal(),
             says_corrupt,
             wait: Mutex::default(),
+            warned: Mutex::default(),
         }
     }
 
@@ -70,6 +73,14 @@ impl Feedback {
         let mut wait = self.wait.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(line) = wait.line.take() {
             line.finish_and_clear();
+        }
+    }
+
+    fn warn(&self, event: &Event<'_>, message: String) {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if *warned != message {
+            self.say(event, &message);
+            *warned = message;
         }
     }
 
@@ -108,7 +119,7 @@ impl Observer for Feedback {
                     && (kind != EventKind::EntryCorrupt || self.says_corrupt)
                     && let Some(message) = warning(event)
                 {
-                    self.say(event, &message);
+                    self.warn(event, message);
                 }
             }
         }

@@ -227,6 +227,12 @@ fn a_corrupt_entry_is_65_and_get_replaces_it() {
     let out = place.run(&["get", "FILE", "--", "printf", "again"]);
     assert_eq!((code(&out), &*stdout(&out)), (0, "again"));
     assert!(stderr(&out).contains("corrupt"), "{}", stderr(&out));
+    assert_eq!(
+        stderr(&out).lines().count(),
+        1,
+        "said once: {}",
+        stderr(&out)
+    );
 }
 
 #[test]

@@ -252,7 +252,7 @@ pub enum Access {
     /// An existing file, for reading and writing.
     Write,
     /// A file that must not exist yet, for reading and writing, with exactly these permission bits whatever the
-    /// umask. Atomic: of several callers one succeeds.
+    /// umask. Atomic: of several callers one succeeds. What root creates in somebody's directory becomes that user's.
     CreateNew(u32),
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use cachelock_platform::{Access, Metadata, Monotonic};
 
-use super::claim::{Claim, RECORD_READ};
+use super::claim::{Claim, Holder, RECORD_READ};
 use crate::control::{self, Control};
 use crate::error::Result;
 use crate::mutation::Mutation;
@@ -61,6 +61,13 @@ impl Sight {
         self.claim
             .as_deref()
             .and_then(|bytes| Claim::decode(bytes).ok())
+    }
+
+    /// Who holds the lease, as the record says.
+    pub(crate) fn holder(&self) -> Option<Holder> {
+        self.record()
+            .filter(|record| !record.released)
+            .map(|record| record.holder())
     }
 
     /// Whether nobody holds the lease or wants to be seen as its holder.

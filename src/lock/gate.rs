@@ -154,12 +154,7 @@ fn wait(
                 client.set_stuck();
                 return Ok(Some(Outcome::Bypass(kind)));
             }
-            waiter.held_by(
-                sight
-                    .record()
-                    .filter(|record| !record.released)
-                    .map(|record| record.holder()),
-            );
+            waiter.held_by(sight.holder());
             next_look = now + observation.plan(stall.next_look(every));
         }
         waiter.pause(if next_look.is_zero() {

@@ -313,12 +313,8 @@ pub(crate) fn view(control: &Control) -> Result<LockView> {
     } else {
         None
     };
-    let holder = sight
-        .record()
-        .filter(|record| !record.released)
-        .map(|record| record.holder());
     Ok(LockView {
-        holder,
+        holder: sight.holder(),
         gate_held,
         head: sight.head,
         file_system,

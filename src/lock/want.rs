@@ -12,7 +12,7 @@ use cachelock_platform::{Access, File, FileKind, Monotonic};
 
 use super::expiry::{CLOCK_LEASES, Sight};
 use crate::control::{self, Control, Kind};
-use crate::error::Result;
+use crate::error::{Result, WaitingFor};
 use crate::time;
 use crate::wait::Waiter;
 
@@ -104,6 +104,7 @@ pub(crate) fn give_way(control: &Control, waiter: &mut Waiter<'_>) -> Result<()>
     let until = waiter.now().saturating_add(COURTESY);
     let head = control.head()?;
     let mut watched: Vec<(String, Vec<u8>, Monotonic)> = Vec::new();
+    waiter.waits_for(WaitingFor::Lease);
     loop {
         let now = waiter.now();
         let mut ahead = false;

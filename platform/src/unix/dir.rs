@@ -95,6 +95,7 @@ impl Dir for UnixDir {
             // On an error the new file stays. It must not be unlinked here: to the others it may mean something by
             // now (a claim, say), and who may remove it is for the library to know.
             meta::widen_new_file(fd.as_fd(), mode)?;
+            meta::give_new_file(fd.as_fd(), self.fd.as_fd());
         }
         Ok(Box::new(UnixFile::new(fd)))
     }

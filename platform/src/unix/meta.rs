@@ -18,7 +18,7 @@ use rustix::fs::AtFlags;
 use rustix::fs::OFlags;
 use rustix::fs::{FileType, Mode, Stat};
 use rustix::io::{Errno, retry_on_intr};
-use rustix::process::{getegid, geteuid};
+use rustix::process::{Gid, Uid, getegid, geteuid};
 
 use super::fs_type;
 use crate::{FileId, FileKind, Metadata, Owner};
@@ -90,6 +90,20 @@ pub(super) fn widen_new_file(fd: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
         Ok(())
     } else {
         set_mode(fd, mode)
+    }
+}
+
+/// Gives what root has just created in somebody's directory to that somebody, as far as the system goes along. Otherwise
+/// one run as root would leave files that keep the owner out.
+///
+/// Only files, by their descriptor: what has the name of a directory that was just created may be another one by now.
+pub(super) fn give_new_file(fd: BorrowedFd<'_>, dir: BorrowedFd<'_>) {
+    if geteuid().is_root()
+        && let Ok(dir) = rustix::fs::fstat(dir)
+        && dir.st_uid != 0
+    {
+        let (user, group) = (Uid::from_raw(dir.st_uid), Gid::from_raw(dir.st_gid));
+        let _ = retry_on_intr(|| rustix::fs::fchown(fd, Some(user), Some(group)));
     }
 }
 
