@@ -319,24 +319,36 @@ impl<'a> Waiter<'a> {
         }
     }
 
+    /// Whether the budget is used up.
+    pub(crate) fn is_out_of_time(&self) -> bool {
+        self.remaining() == Some(Duration::ZERO)
+    }
+
+    /// Says that the budget is used up, and returns the error for it.
+    pub(crate) fn time_out(&self) -> Error {
+        let waited = self.waited();
+        self.say(EventKind::LockTimeout, waited);
+        let budget = self.budget.unwrap_or_default();
+        Error::timeout(
+            &self.cx.path,
+            self.what,
+            waited,
+            budget,
+            self.holder.clone(),
+        )
+    }
+
     /// Waits until something wakes this waiter or the clock reaches `until`. The caller then looks again at what it waits
     /// for: a wake may have no cause.
     ///
     /// Fails when the budget was used up *before* this call, so that each caller looks once more after its deadline.
     pub(crate) fn pause(&mut self, until: Monotonic) -> Result<()> {
         self.check_cancelled()?;
+        if self.is_out_of_time() {
+            return Err(self.time_out());
+        }
         let now = self.now();
         let waited = now.saturating_sub(self.started);
-        if let Some(budget) = self.budget.filter(|budget| waited >= *budget) {
-            self.say(EventKind::LockTimeout, waited);
-            return Err(Error::timeout(
-                &self.cx.path,
-                self.what,
-                waited,
-                budget,
-                self.holder.clone(),
-            ));
-        }
         if !self.contended {
             self.contended = true;
             self.say(EventKind::LockContended, waited);

@@ -389,6 +389,25 @@ fn a_thread_that_cannot_be_started_is_told_and_the_next_caller_tries_again() {
     finish_both(held, waiting, &world);
 }
 
+#[test]
+fn a_caller_that_only_tries_starts_no_thread() {
+    let world = World::simulated();
+    let holder = who(&world, "holder");
+    let held = holds(&holder, &world);
+    let process = world.process("tries");
+    let cache = builder(&process).timeout(Timeout::TryOnce).open();
+    let tries = (process, cache.expect("nothing is touched"));
+    let error = world.finish(locks(&tries, &world)).expect_err("it is held");
+    assert!(error.is_timeout(), "{error}");
+    assert!(error.holder().is_some(), "it says who holds: {error}");
+    let trace = world.trace();
+    assert!(
+        !trace.contains(HELPER),
+        "no thread is needed to learn that: {trace}"
+    );
+    drop(held);
+}
+
 /// What happened in a random schedule.
 #[derive(Debug, Default)]
 struct GaveUp {

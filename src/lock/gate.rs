@@ -106,6 +106,9 @@ pub(crate) fn acquire(
                     Some(guard) => return Ok(Outcome::Held(guard)),
                     None => continue,
                 },
+                Ok(false) if waiter.is_out_of_time() => {
+                    return pass_or_fail(control, waiter, observation);
+                }
                 Ok(false) => local
                     .gate
                     .employ(platform, local, Lock { file, id }, waiter.event())
@@ -124,6 +127,23 @@ pub(crate) fn acquire(
             // The name stands for another file now.
             None => continue,
         }
+    }
+}
+
+/// For a caller that has no time to wait: there is no need for a thread to learn that. Only a holder that has stood still
+/// for long, by the file system's clock, is passed all the same.
+fn pass_or_fail(
+    control: &Control,
+    waiter: &mut Waiter<'_>,
+    observation: &mut Observation,
+) -> Result<Outcome> {
+    waiter.check_cancelled()?;
+    waiter.waits_for(WaitingFor::Gate);
+    let sight = Sight::look(control)?;
+    waiter.held_by(sight.holder());
+    match Stall::default().judge(control, waiter, observation, &sight) {
+        Some(kind) => Ok(Outcome::Bypass(kind)),
+        None => Err(waiter.time_out()),
     }
 }
 
