@@ -40,6 +40,15 @@
 //! what they should be; `.cachelock/` holds the kernel lock's file and numbered lease files, and the files that
 //! are to be renamed are removed by whoever takes over.
 
+/// The examples of the documents, run as tests.
+#[cfg(doctest)]
+mod documents {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+    #[doc = include_str!("../docs/embedding.md")]
+    struct Embedding;
+}
+
 mod builder;
 mod cache;
 mod context;
