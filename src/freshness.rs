@@ -172,11 +172,9 @@ impl Entry {
         produce: impl FnOnce(&mut Refresh) -> Result<(), E>,
     ) -> Result<Option<Snapshot>, GetError<E>> {
         match self.begin(policy)? {
-            Begun::Fresh(stream) => Ok(Some(
-                stream
-                    .into_snapshot()
-                    .map_err(|error| Error::io("read", self.path(), error))?,
-            )),
+            Begun::Fresh(stream) => Ok(Some(stream.into_snapshot().map_err(|error| {
+                Error::io("read", self.path(), error).of_key(self.key.as_ref())
+            })?)),
             Begun::Absent => Ok(None),
             Begun::Refresh(mut refresh) => {
                 produce(&mut refresh).map_err(GetError::Produce)?;

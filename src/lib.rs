@@ -47,6 +47,7 @@ mod control;
 mod error;
 mod events;
 mod freshness;
+mod key;
 mod lock;
 mod mutation;
 mod name;

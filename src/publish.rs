@@ -63,6 +63,7 @@ fn finish(
         Ok(published) => Ok(published),
         Err(Failure { error, published }) => {
             let hopeless = published.is_some() || error.is_lease_lost();
+            let error = error.of_key(refresh.entry().key.as_ref());
             Err(PublishError {
                 error,
                 refresh: (!hopeless).then(|| Box::new(refresh)),
@@ -136,6 +137,7 @@ fn next_record(parts: &Parts<'_>, current: &Record, content: Content) -> Result<
         written: now,
         checked: now,
         validators: parts.validators.clone(),
+        key: parts.entry.key.clone(),
     })
 }
 
