@@ -165,7 +165,7 @@ impl Entry {
     ///
     /// # Errors
     /// [`GetError::Produce`] with the producer's error; [`GetError::Cache`] as for [`Entry::begin`] and
-    /// [`Refresh::publish`].
+    /// [`Refresh::publish`], and if what was just published is gone before it could be read.
     pub fn get_or_refresh<E>(
         &self,
         policy: &Policy,
@@ -179,7 +179,7 @@ impl Entry {
             Begun::Refresh(mut refresh) => {
                 produce(&mut refresh).map_err(GetError::Produce)?;
                 refresh.publish().map_err(Error::from)?;
-                Ok(self.read()?)
+                Ok(self.read_back()?)
             }
         }
     }
