@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::key::Key;
 use crate::lock::Holder;
 
 /// The result of most calls of this crate.
@@ -20,7 +21,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// assert_eq!(error.kind().name(), "invalid-name");
 /// # Ok::<(), cachelock::Error>(())
 /// ```
-pub struct Error(Box<Repr>);
+// With the key of the entry it is about, if that has one.
+pub struct Error(Box<Repr>, Option<Key>);
 
 /// The kinds of [`Error`] that a caller can act on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -324,6 +326,11 @@ impl Error {
         .into()
     }
 
+    /// Tells the key, too, where the path only has its hash.
+    pub(crate) fn of_key(self, key: Option<&Key>) -> Self {
+        Error(self.0, key.cloned())
+    }
+
     /// What kind of error it is.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
@@ -413,19 +420,20 @@ impl Error {
 
 impl From<Repr> for Error {
     fn from(repr: Repr) -> Self {
-        Error(Box::new(repr))
+        Error(Box::new(repr), None)
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.0.fmt(f)?;
+        self.1.iter().try_for_each(|key| write!(f, " ({key})"))
     }
 }
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        fmt::Display::fmt(self, f)
     }
 }
 

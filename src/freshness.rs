@@ -267,8 +267,8 @@ impl Entry {
     ///
     /// # Errors
     /// [`GetError::Produce`] with the producer's error; [`GetError::Cache`] as for [`Entry::begin`] and
-    /// [`Refresh::publish`]. Neither within the policy's [`error_for`](Policy::error_for), while there is a payload; a
-    /// cancelled wait is always an error.
+    /// [`Refresh::publish`], and if what was just published is gone before it could be read. None of these within the
+    /// policy's [`error_for`](Policy::error_for), while there is a payload; a cancelled wait is always an error.
     pub fn get_or_refresh<A: Into<Produced>, E>(
         &self,
         policy: &Policy,
@@ -276,15 +276,15 @@ impl Entry {
     ) -> Result<Option<Snapshot>, GetError<E>> {
         let mut refresh = match self.begin(policy)? {
             Begun::Fresh(stream) | Begun::Stale(stream, _) => {
-                return Ok(Some(stream.into_snapshot()?));
+                return Ok(Some(self.of_key(stream.into_snapshot())?));
             }
             Begun::Absent => return Ok(None),
             Begun::Refresh(refresh) => refresh,
         };
         let error = match produce(&mut refresh) {
-            Ok(answer) => match refresh.finish(answer.into()) {
-                Ok(_) => return Ok(self.read()?),
-                Err(failed) => GetError::Cache(failed.into()),
+            Ok(answer) => match self.finish(refresh, answer.into()) {
+                Ok(snapshot) => return Ok(snapshot),
+                Err(error) => GetError::Cache(error),
             },
             Err(error) => {
                 drop(refresh);
@@ -296,8 +296,17 @@ impl Entry {
             GetError::Produce(_) => &"the producer failed",
         };
         match self.stale_if_error(policy, why) {
-            Some(stream) => Ok(Some(stream.into_snapshot()?)),
+            Some(stream) => Ok(Some(self.of_key(stream.into_snapshot())?)),
             None => Err(error),
+        }
+    }
+
+    /// Publishes the answer; returns what the entry is then.
+    fn finish(&self, refresh: Refresh, produced: Produced) -> Result<Option<Snapshot>> {
+        refresh.finish(produced)?;
+        match produced {
+            Produced::Absent(_) => Ok(None),
+            Produced::New | Produced::NotModified => self.read_back(),
         }
     }
 

@@ -16,8 +16,10 @@ use cachelock_platform::{File, Metadata};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::cache::Entry;
+use crate::control::read_whole;
 use crate::error::{Error, Result};
 use crate::events::{Event, EventKind};
+use crate::key::Key;
 use crate::meta::{Meta, Verification};
 use crate::mutation::Mutation;
 use crate::root::Root;
@@ -66,6 +68,7 @@ pub struct Stream {
     at: u64,
     meta: Meta,
     path: std::path::PathBuf,
+    key: Option<Key>,
 }
 
 enum Source {
@@ -111,7 +114,8 @@ impl Read for Stream {
             Source::File(file) => file.read_at(&mut buffer[..want], self.at)?,
         };
         if read == 0 {
-            return Err(Error::corrupt(&self.path, "it was cut while it was read").into());
+            let cut = Error::corrupt(&self.path, "it was cut while it was read");
+            return Err(cut.of_key(self.key.as_ref()).into());
         }
         self.at += read as u64;
         Ok(read)
@@ -157,7 +161,7 @@ pub(crate) trait Intake {
     where
         Self: Sized;
 
-    fn finish(self, meta: Meta, path: std::path::PathBuf) -> Self::Output;
+    fn finish(self, meta: Meta, entry: &Entry) -> Self::Output;
 }
 
 pub(crate) struct Whole {
@@ -186,7 +190,7 @@ impl Intake for Whole {
         ))
     }
 
-    fn finish(self, meta: Meta, _: std::path::PathBuf) -> Self::Output {
+    fn finish(self, meta: Meta, _: &Entry) -> Self::Output {
         (
             Snapshot {
                 bytes: self.bytes.into(),
@@ -213,36 +217,14 @@ impl Intake for Source {
         Ok((payload.hash()?, Source::File(payload.file)))
     }
 
-    fn finish(self, meta: Meta, path: std::path::PathBuf) -> Stream {
+    fn finish(self, meta: Meta, entry: &Entry) -> Stream {
         Stream {
             source: self,
             at: 0,
             meta,
-            path,
+            path: entry.path(),
+            key: entry.key.clone(),
         }
-    }
-}
-
-/// Reads to the end; `len` is what the file system said. Never allocates for more than there is.
-fn read_whole(file: &dyn File, len: u64) -> io::Result<Vec<u8>> {
-    let expected = usize::try_from(len).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
-    let mut bytes = Vec::new();
-    // One byte more, so that the end shows in the same call. A sparse file may claim any length: no abort for that.
-    bytes
-        .try_reserve_exact(expected.saturating_add(1))
-        .map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
-    bytes.resize(expected + 1, 0);
-    let mut at = 0;
-    loop {
-        if at == bytes.len() {
-            bytes.resize(at * 2, 0);
-        }
-        let read = file.read_at(&mut bytes[at..], at as u64)?;
-        if read == 0 {
-            bytes.truncate(at);
-            return Ok(bytes);
-        }
-        at += read;
     }
 }
 
@@ -321,6 +303,8 @@ fn look_once<I: Intake>(entry: &Entry, root: &Root) -> Result<Looked<I::Output>>
         Err(reason) => return Ok((Err(reason), version)),
     };
     let found = match (record, taken) {
+        (None, None) => Found::Missing,
+        (record, _) if !entry.may_have(record.as_ref(), &tag.state)? => Found::Missing,
         (
             Some(Record {
                 content: Content::Absent { valid_for },
@@ -332,7 +316,7 @@ fn look_once<I: Intake>(entry: &Entry, root: &Root) -> Result<Looked<I::Output>>
         (_, None) => Found::Missing,
         (record, Some((content, intake))) => {
             let meta = meta(content, record, &tag.state, metadata);
-            Found::Value(intake.finish(meta, path()))
+            Found::Value(intake.finish(meta, entry))
         }
     };
     Ok((Ok(Look { found, tag }), version))
@@ -377,7 +361,8 @@ fn meta(
 }
 
 impl Entry {
-    /// Reads the payload into memory, verified; `None` if there is none, or if it is known not to exist.
+    /// Reads the payload into memory, verified; `None` if there is none (of this entry's key, if it has one), or if it is
+    /// known not to exist.
     ///
     /// Takes no lock, waits for nobody, writes nothing. Concurrent publishes cost a repetition at most.
     ///
@@ -385,10 +370,25 @@ impl Entry {
     /// [`Corrupt`](crate::ErrorKind::Corrupt) if the payload is not what its tag says;
     /// [`NotAFile`](crate::ErrorKind::NotAFile) if something else has the name; what the system says.
     pub fn read(&self) -> Result<Option<Snapshot>> {
-        Ok(look::<Whole>(self)?
+        Ok(self
+            .of_key(look::<Whole>(self))?
             .found
             .value()
             .map(|(snapshot, ..)| snapshot))
+    }
+
+    /// What was just published, or what has replaced it since. `None` only if that is known to be absent: a payload that
+    /// somebody removed meanwhile, or one for another key, says nothing about the source.
+    pub(crate) fn read_back(&self) -> Result<Option<Snapshot>> {
+        match self.of_key(look::<Whole>(self))?.found {
+            Found::Value((snapshot, ..)) => Ok(Some(snapshot)),
+            Found::Absent { .. } => Ok(None),
+            Found::Missing => {
+                let gone = "it is gone again, right after it was published; ask again";
+                let gone = io::Error::new(io::ErrorKind::NotFound, gone);
+                self.of_key(Err(Error::io("read", self.path(), gone)))
+            }
+        }
     }
 
     /// Opens the payload for reading in pieces, with constant memory. It is read twice: hashed and compared now, and then by
@@ -401,6 +401,6 @@ impl Entry {
     }
 
     pub(crate) fn look(&self) -> Result<Found<Stream>> {
-        Ok(look::<Source>(self)?.found)
+        Ok(self.of_key(look::<Source>(self))?.found)
     }
 }
