@@ -75,8 +75,8 @@ impl<'a> Turn<'a> {
                 return Ok((sight, Some(unchanged)));
             }
             waiter.held_by(sight.record().map(|record| record.holder()));
-            if !waiter.outlasts(patience - unchanged) && self.probed.as_ref() != Some(&sight) {
-                if expiry::expired_by_file_clock(self.control, &sight, patience) {
+            if self.probed.as_ref() != Some(&sight) {
+                if expiry::expired_by_file_clock(self.control, waiter, &sight, patience) {
                     return Ok((sight, Some(patience)));
                 }
                 self.probed = Some(sight.clone());
