@@ -42,4 +42,6 @@ pub enum Mutation {
     EmptyWaitsLease,
     /// The tag is read after the payload was read to its end.
     TagReadLate,
+    /// Whoever finds the lease free takes it, whoever else has waited longer.
+    NoCourtesy,
 }

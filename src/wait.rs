@@ -292,10 +292,10 @@ impl<'a> Waiter<'a> {
         }
     }
 
-    /// Whether the caller will still be here after `duration`.
-    pub(crate) fn outlasts(&self, duration: Duration) -> bool {
-        self.remaining()
-            .is_none_or(|remaining| remaining >= duration)
+    /// Whether the caller came to wait for at least `duration`. That does not change while it waits: time that a suspended
+    /// machine has slept through makes nobody impatient.
+    pub(crate) fn came_for(&self, duration: Duration) -> bool {
+        self.budget.is_none_or(|budget| budget >= duration)
     }
 
     /// What [`Waiter::pause`] waits for from now on.

@@ -12,6 +12,7 @@ use super::claim::{Claim, Holder, RECORD_READ};
 use crate::control::{self, Control};
 use crate::error::Result;
 use crate::mutation::Mutation;
+use crate::wait::Waiter;
 
 /// How long a claim without a readable record is respected: its holder died, or is about to write it.
 pub(crate) const UNREADABLE: Duration = Duration::from_millis(250);
@@ -130,11 +131,22 @@ impl Observation {
     }
 }
 
-/// Whether the claim is past three times `patience` by the file system's own clock: for callers that will not stay long
-/// enough to see it stand still. The clock is read from the modification time of a file created now.
+/// For callers that did not come to stay for as long as it takes to see a claim stand still: whether it is past three times
+/// `patience` by the file system's own clock, which is read from the modification time of a file created now. A claim from
+/// the future is as dead: its holder's machine, or this one, has had its clock set.
 ///
-/// A claim from the future is as dead: its holder's machine, or this one, has had its clock set.
-pub(crate) fn expired_by_file_clock(control: &Control, sight: &Sight, patience: Duration) -> bool {
+/// For all others it would be the worse guess, and they do not ask: after the machine has slept, or its clock was set, every
+/// live claim looks dead until its next beat.
+pub(crate) fn expired_by_file_clock(
+    control: &Control,
+    waiter: &Waiter<'_>,
+    sight: &Sight,
+    patience: Duration,
+) -> bool {
+    // A quarter more, for looks that come late.
+    if waiter.came_for(patience + patience / 4) {
+        return false;
+    }
     let probe = || -> Option<(SystemTime, SystemTime)> {
         let claim = control.stat(&control::claim(sight.last)).ok()??;
         let name = control::want(control.cx.platform.random().ok()?);

@@ -217,8 +217,7 @@ impl Stall {
             return Some(Kind::Bypass);
         }
         if !sight.is_free()
-            && !waiter.outlasts(self.patience - self.unchanged_for)
-            && super::expiry::expired_by_file_clock(control, sight, self.patience)
+            && super::expiry::expired_by_file_clock(control, waiter, sight, self.patience)
         {
             return Some(Kind::LeaseOnly);
         }

@@ -211,11 +211,8 @@ fn acquire_in(
             &mut observation,
         )?,
     };
-    if gate.is_some() {
-        if observation.has_looked() && look(&root)? {
-            return Ok(Acquired::Satisfied);
-        }
-        want::give_way(&control, waiter)?;
+    if gate.is_some() && observation.has_looked() && look(&root)? {
+        return Ok(Acquired::Satisfied);
     }
 
     let lease = Arc::new(Lease::acquire(

@@ -7,7 +7,7 @@ use cachelock_platform::Watch;
 use super::claim::Kind;
 use super::expiry::{self, Observation, Sight};
 use super::lease::Request;
-use super::want::{self, Want};
+use super::want::{self, Courtesy, Want};
 use crate::control::Control;
 use crate::error::{Result, WaitingFor};
 use crate::mutation::Mutation;
@@ -26,6 +26,7 @@ pub(super) struct Turn<'a> {
     watch_tried: bool,
     poll: Duration,
     want: Option<Want>,
+    courtesy: Courtesy,
     /// The epochs that were found taken by others, counted.
     taken: u32,
     last_taken: u64,
@@ -42,6 +43,7 @@ impl<'a> Turn<'a> {
             watch_tried: false,
             poll: Duration::ZERO,
             want: None,
+            courtesy: Courtesy::default(),
             taken: 0,
             last_taken: 0,
             probed: None,
@@ -61,16 +63,20 @@ impl<'a> Turn<'a> {
         loop {
             let sight = Sight::look(self.control)?;
             if sight.is_free() {
-                return Ok((sight, None));
+                if request.force || !self.gives_way(waiter)? {
+                    return Ok((sight, None));
+                }
+                continue;
             }
+            self.courtesy.taken();
             let patience = sight.patience(self.control);
             let unchanged = observation.update(waiter.now(), &sight, patience);
             if request.force || self.is_dead(&sight) || unchanged >= patience {
                 return Ok((sight, Some(unchanged)));
             }
             waiter.held_by(sight.record().map(|record| record.holder()));
-            if !waiter.outlasts(patience - unchanged) && self.probed.as_ref() != Some(&sight) {
-                if expiry::expired_by_file_clock(self.control, &sight, patience) {
+            if self.probed.as_ref() != Some(&sight) {
+                if expiry::expired_by_file_clock(self.control, waiter, &sight, patience) {
                     return Ok((sight, Some(patience)));
                 }
                 self.probed = Some(sight.clone());
@@ -86,11 +92,28 @@ impl<'a> Turn<'a> {
                 .sleep(patience)
                 .min(patience - unchanged)
                 .max(Duration::from_millis(1));
-            waiter.pause(waiter.now() + observation.plan(sleep))?;
-            if let Some(want) = &self.want {
-                want.beat(waiter.waited());
-            }
+            self.pause(waiter, observation.plan(sleep))?;
         }
+    }
+
+    /// The lease is free: leaves it for a moment to somebody who has waited longer, if there is one.
+    fn gives_way(&mut self, waiter: &mut Waiter<'_>) -> Result<bool> {
+        let due = self
+            .courtesy
+            .is_due(self.control, waiter, self.want.as_ref())?;
+        if due {
+            waiter.held_by(None);
+            self.pause(waiter, want::LOOK)?;
+        }
+        Ok(due)
+    }
+
+    fn pause(&self, waiter: &mut Waiter<'_>, sleep: Duration) -> Result<()> {
+        waiter.pause(waiter.now() + sleep)?;
+        if let Some(want) = &self.want {
+            want.beat(waiter.waited());
+        }
+        Ok(())
     }
 
     /// A gated holder is dead if the gate that it held is ours now, or its machine was started anew since.
@@ -111,13 +134,13 @@ impl<'a> Turn<'a> {
         other_boot || theirs == ours || self.control.cx.mutated(Mutation::GateNotCompared)
     }
 
-    /// Whoever is not in the gate's queue and has found the lease taken twice asks for its turn.
+    /// Whoever has found the lease taken twice asks for its turn.
     fn note_taken(&mut self, epoch: u64, waiter: &Waiter<'_>) -> Result<()> {
         if epoch != self.last_taken {
             self.last_taken = epoch;
             self.taken += 1;
         }
-        if self.taken >= 2 && self.want.is_none() && !matches!(self.kind, Kind::Gated(_)) {
+        if self.taken >= 2 && self.want.is_none() {
             self.want = Some(Want::put_up(self.control, waiter.waited())?);
         }
         Ok(())

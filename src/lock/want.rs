@@ -1,18 +1,20 @@
-//! Fairness between callers that queue at the gate and callers that can only poll.
+//! Fairness between callers that wait for the lease.
 //!
 //! Natives hand the gate to each other in microseconds; whoever polls sees the lease free for a few percent of the time at
-//! best and would starve. So a caller outside of the gate's queue that has found the lease taken twice puts up a `want`, a
-//! small file that says how long it has waited and that it keeps rewriting. A native that has just got the gate lets the
-//! longest want go first if that has waited longer than itself. No safety rests on it: a stale want costs its beat's time
-//! once, and a forged one 500 ms.
+//! best and would starve. And a caller that takes the lease again as soon as it has released it is quicker than anybody who
+//! must first wake up, the native with the gate included. So a caller that has found the lease taken twice puts up a
+//! `want`, a small file that says how long it has waited and that it keeps rewriting. Whoever finds the lease free leaves it
+//! to a want that has waited longer than itself. No safety rests on it: a stale want costs its beat's time once, and a
+//! forged one 500 ms.
 
 use std::time::Duration;
 
 use cachelock_platform::{Access, File, FileKind, Monotonic};
 
-use super::expiry::{CLOCK_LEASES, Sight};
+use super::expiry::CLOCK_LEASES;
 use crate::control::{self, Control, Kind};
-use crate::error::{Result, WaitingFor};
+use crate::error::Result;
+use crate::mutation::Mutation;
 use crate::time;
 use crate::wait::Waiter;
 
@@ -20,10 +22,10 @@ use crate::wait::Waiter;
 pub(crate) const BEAT: Duration = Duration::from_millis(50);
 /// A want that missed its beats for so long is nobody's.
 const MISSED: Duration = Duration::from_millis(100);
-/// What a native gives to wants at most, in all.
+/// For how long a caller leaves a free lease to others at most, in all.
 const COURTESY: Duration = Duration::from_millis(500);
-/// How often a native looks whether the want was served. Half a guest's shortest poll.
-const LOOK: Duration = Duration::from_micros(2500);
+/// How often it looks meanwhile. Half a guest's shortest poll.
+pub(crate) const LOOK: Duration = Duration::from_micros(2500);
 
 /// Digits of a u64 and a line feed.
 const LEN: usize = 21;
@@ -90,60 +92,81 @@ fn waited_for(bytes: &[u8]) -> Option<Duration> {
     (bytes.len() == LEN).then(|| digits.parse().ok().map(Duration::from_millis))?
 }
 
-/// For a native that has just got the gate: lets wants that have waited longer than it go first.
-pub(crate) fn give_way(control: &Control, waiter: &mut Waiter<'_>) -> Result<()> {
-    let mut names: Vec<_> = control
-        .list()?
-        .into_iter()
-        .filter(|name| control::kind_of(name) == Kind::Want)
-        .collect();
-    if names.is_empty() {
-        return Ok(());
-    }
-    let own = waiter.waited();
-    let until = waiter.now().saturating_add(COURTESY);
-    let head = control.head()?;
-    let mut watched: Vec<(String, Vec<u8>, Monotonic)> = Vec::new();
-    waiter.waits_for(WaitingFor::Lease);
-    loop {
+/// What one caller leaves to others: whoever finds the lease free asks here first.
+#[derive(Default)]
+pub(crate) struct Courtesy {
+    /// For how long the lease was free and this caller left it to others.
+    given: Duration,
+    /// When it did so last, if nobody has taken the lease since.
+    looked: Option<Monotonic>,
+    watched: Vec<Watched>,
+}
+
+/// Somebody else's want.
+struct Watched {
+    name: String,
+    bytes: Vec<u8>,
+    /// For how long it was not beaten, as far as that was watched.
+    silent: Duration,
+}
+
+impl Courtesy {
+    /// The lease is free: whether this caller should leave it to a want that has waited longer.
+    ///
+    /// Nobody does so twice over: of two callers only one has waited longer, and what a want says is never more than its
+    /// owner has waited. A caller whose time is up takes what is free.
+    pub(crate) fn is_due(
+        &mut self,
+        control: &Control,
+        waiter: &Waiter<'_>,
+        own: Option<&Want>,
+    ) -> Result<bool> {
+        if control.cx.mutated(Mutation::NoCourtesy) {
+            return Ok(false);
+        }
         let now = waiter.now();
-        let mut ahead = false;
-        names.retain(|name| match control.read(name, LEN + 1) {
-            Ok(Some(bytes)) => {
-                let known = watched.iter_mut().find(|(watched, ..)| watched == name);
-                let beaten = match known {
-                    None => {
-                        watched.push((name.clone(), bytes.clone(), now));
-                        now
-                    }
-                    Some((_, last, beaten)) => {
-                        if *last != bytes {
-                            *last = bytes.clone();
-                            *beaten = now;
-                        }
-                        *beaten
-                    }
-                };
-                if now.saturating_sub(beaten) > MISSED {
-                    let _ = control.unlink(name);
-                    return false;
-                }
-                // Unreadable: its owner is about to write it, or died before. Its beats tell.
-                let goes_first = waited_for(&bytes).is_none_or(|waited| waited > own);
-                ahead |= goes_first;
-                goes_first
+        // A machine that was suspended in between must not make all wants silent.
+        let passed = self.looked.replace(now).map_or(Duration::ZERO, |looked| {
+            now.saturating_sub(looked).min(BEAT)
+        });
+        self.given += passed;
+        if self.given >= COURTESY || waiter.is_out_of_time() {
+            return Ok(false);
+        }
+        let waited = waiter.waited();
+        let mut before = std::mem::take(&mut self.watched);
+        let mut due = false;
+        for name in control.list()? {
+            if control::kind_of(&name) != Kind::Want || own.is_some_and(|own| own.name == name) {
+                continue;
             }
             // Gone, or nothing that we could wait for.
-            _ => false,
-        });
-        let served = || -> Result<bool> {
-            let sight = Sight::look(control)?;
-            Ok(sight.head > head && sight.is_free())
-        };
-        if !ahead || now >= until || served()? {
-            return Ok(());
+            let Ok(Some(bytes)) = control.read(&name, LEN + 1) else {
+                continue;
+            };
+            let known = before.iter().position(|want| want.name == name);
+            let silent = match known.map(|index| before.swap_remove(index)) {
+                Some(want) if want.bytes == bytes => want.silent + passed,
+                _ => Duration::ZERO,
+            };
+            if silent > MISSED {
+                let _ = control.unlink(&name);
+                continue;
+            }
+            // Unreadable: its owner is about to write it, or died before. Its beats tell.
+            due |= waited_for(&bytes).is_none_or(|theirs| theirs > waited);
+            self.watched.push(Watched {
+                name,
+                bytes,
+                silent,
+            });
         }
-        waiter.pause(now + LOOK)?;
+        Ok(due)
+    }
+
+    /// Somebody has the lease: until it is free again nobody is kept waiting by courtesy.
+    pub(crate) fn taken(&mut self) {
+        self.looked = None;
     }
 }
 
