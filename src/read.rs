@@ -5,7 +5,7 @@
 //! records cover. Reading the tag last would let any number of publishes pass during a long read.
 //!
 //! If they do not match all the same, publishes have passed, and it is all done again. It is called corrupt only when two
-//! attempts saw the same file and the same tag.
+//! attempts saw the same file and the same tag; see [`Mismatches`].
 
 use std::io::{self, Read};
 use std::ops::Deref;
@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::events::{Event, EventKind};
 use crate::mutation::Mutation;
 use crate::root::Root;
-use crate::state::{FoundTag, PIECE, Payload, TagState, Version, record_of};
+use crate::state::{FoundTag, Mismatches, PIECE, Payload, TagState, Version, record_of};
 use crate::tag::{Content, Record, Validators};
 
 /// How far a payload was checked.
@@ -292,7 +292,7 @@ pub(crate) struct Look<P> {
 }
 
 pub(crate) fn look<I: Intake>(entry: &Entry) -> Result<Look<I::Output>> {
-    let mut last: Option<Version> = None;
+    let mut mismatches = Mismatches::default();
     loop {
         let Some(root) = entry.cache.root()? else {
             return Ok(Look {
@@ -300,15 +300,14 @@ pub(crate) fn look<I: Intake>(entry: &Entry) -> Result<Look<I::Output>> {
                 tag: FoundTag::default(),
             });
         };
-        let (looked, version) = look_once::<I>(entry, &root)?;
-        match looked {
-            Ok(look) if !matches!(look.found, Found::Missing) => return Ok(look),
+        match look_once::<I>(entry, &root)? {
             Ok(look) => {
-                if !entry.cache.root_was_replaced(&root)? {
+                let missing = matches!(look.found, Found::Missing);
+                if !missing || !entry.cache.root_was_replaced(&root)? {
                     return Ok(look);
                 }
             }
-            Err(reason) if last.as_ref() == Some(&version) => {
+            Err(Again::Mismatch(reason, version)) if mismatches.convince(&root, &version) => {
                 entry.cx.emit(&Event {
                     entry: Some(entry.name.as_str()),
                     detail: Some(&reason),
@@ -316,15 +315,20 @@ pub(crate) fn look<I: Intake>(entry: &Entry) -> Result<Look<I::Output>> {
                 });
                 return Err(Error::corrupt(&entry.path(), reason));
             }
-            Err(_) => last = Some(version),
+            Err(_) => {}
         }
     }
 }
 
-type Looked<P> = (Result<Look<P>, String>, Version);
+/// Why a look has to be repeated.
+enum Again {
+    /// Payload and tag do not go together: why, and what was seen.
+    Mismatch(String, Version),
+    /// The payload was replaced while it was read, by a handle that stands for its name.
+    Replaced,
+}
 
-/// `Err` inside: payload and tag do not go together; why.
-fn look_once<I: Intake>(entry: &Entry, root: &Root) -> Result<Looked<I::Output>> {
+fn look_once<I: Intake>(entry: &Entry, root: &Root) -> Result<Result<Look<I::Output>, Again>> {
     let cx = &entry.cx;
     let path = || entry.path();
     let read_tag = || {
@@ -335,10 +339,10 @@ fn look_once<I: Intake>(entry: &Entry, root: &Root) -> Result<Looked<I::Output>>
     let payload = Payload::open(cx, root, &entry.name)?;
     let tag = if late { None } else { Some(read_tag()?) };
     let metadata = payload.as_ref().map(|payload| payload.metadata);
-    let taken = payload
-        .map(I::take)
-        .transpose()
-        .map_err(|error| Error::io("read", path(), error))?;
+    let taken = match payload.map(I::take).transpose() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Err(Again::Replaced)),
+        taken => taken.map_err(|error| Error::io("read", path(), error))?,
+    };
     let tag = match tag {
         Some(tag) => tag,
         None => read_tag()?,
@@ -360,7 +364,7 @@ fn look_once<I: Intake>(entry: &Entry, root: &Root) -> Result<Looked<I::Output>>
     };
     let record = match outcome {
         Ok(record) => record,
-        Err(reason) => return Ok((Err(reason), version)),
+        Err(reason) => return Ok(Err(Again::Mismatch(reason, version))),
     };
     let found = match (record, taken) {
         (
@@ -377,7 +381,7 @@ fn look_once<I: Intake>(entry: &Entry, root: &Root) -> Result<Looked<I::Output>>
             Found::Value(intake.finish(meta, path()))
         }
     };
-    Ok((Ok(Look { found, tag }), version))
+    Ok(Ok(Look { found, tag }))
 }
 
 fn meta(
