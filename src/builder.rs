@@ -189,11 +189,7 @@ impl CacheBuilder {
                 format!("a lease of {lease:?} is not between {LEASE_MIN:?} and {LEASE_MAX:?}"),
             ));
         }
-        let cx = Arc::new(Context {
-            platform,
-            path,
-            options: self.options,
-        });
-        Ok(Cache::new(cx))
+        let cx = Context::new(platform, path, self.options);
+        Ok(Cache::new(Arc::new(cx)))
     }
 }

@@ -1,13 +1,14 @@
 //! What every part of a cache shares: the platform, the path, the options, and the voice.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cachelock_platform::Platform;
 
 use crate::builder::{Durability, Locking};
 use crate::events::{self, Event, Observer};
+use crate::lock::LocalCache;
 use crate::mutation::Mutation;
 use crate::wait::{CancelToken, Timeout};
 
@@ -33,9 +34,30 @@ pub(crate) struct Context {
     /// The cache directory, absolute.
     pub(crate) path: PathBuf,
     pub(crate) options: Options,
+    /// Keeps alive what this process knows of the cache: what was said once must not be said again with the next lock.
+    kept: Mutex<Option<Arc<LocalCache>>>,
 }
 
 impl Context {
+    pub(crate) fn new(platform: Arc<dyn Platform>, path: PathBuf, options: Options) -> Self {
+        Context {
+            platform,
+            path,
+            options,
+            kept: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn keep(&self, local: &Arc<LocalCache>) {
+        let before = self
+            .kept
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .replace(local.clone());
+        // Not under the lock: it may be the last of its kind.
+        drop(before);
+    }
+
     pub(crate) fn emit(&self, event: &Event<'_>) {
         events::emit(self.options.observer.as_deref(), event);
     }
