@@ -45,15 +45,22 @@ fn apart<Test: FnOnce(&Path)>(tools: &[&str], test: Test) {
         return;
     }
     let mark = dir.path().join("done");
-    let status = Command::new("unshare")
-        .args(["--mount", "--propagation", "private", "--"])
+    let out = unshare()
         .arg(std::env::current_exe().expect("this binary"))
         .args(["--exact", &name, "--nocapture"])
         .env(INSIDE, &mark)
-        .status()
+        .output()
         .expect("unshare runs");
-    assert!(status.success(), "{name} failed in its namespace: {status}");
-    assert!(mark.exists(), "{name} did not run");
+    let said = [stdout(&out), stderr(&out)].concat();
+    assert!(out.status.success(), "in its namespace:\n{said}");
+    assert!(mark.exists(), "{name} did not run:\n{said}");
+}
+
+/// Another program in a mount namespace of its own.
+fn unshare() -> Command {
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--mount", "--propagation", "private", "--"]);
+    unshare
 }
 
 fn missing<'a>(tools: &[&'a str]) -> Option<&'a str> {
@@ -61,14 +68,16 @@ fn missing<'a>(tools: &[&'a str]) -> Option<&'a str> {
     if id.stdout != b"0\n" {
         return Some("root");
     }
+    let may_mount = unshare().arg("true").output();
+    if !may_mount.is_ok_and(|out| out.status.success()) {
+        return Some("unshare, and the right to mount");
+    }
     let is_there = |tool: &str| {
         let mut command = Command::new(tool);
         command.arg("-V").stdin(Stdio::null());
         Path::new(tool).exists() || command.output().is_ok()
     };
-    let always = ["unshare", "setpriv"];
-    let mut all = always.into_iter().chain(tools.iter().copied());
-    all.find(|tool| !is_there(tool))
+    tools.iter().copied().find(|tool| !is_there(tool))
 }
 
 const FUSE: [&str; 2] = ["/dev/fuse", "bindfs"];
