@@ -160,14 +160,11 @@ impl Control {
         name: &str,
         access: Access,
     ) -> Result<Option<(Box<dyn File>, Metadata)>> {
-        let Some(file) =
-            found(self.dir.open(name, access)).map_err(|error| self.open_error(name, error))?
+        let Some((file, metadata)) = open_existing(&*self.dir, name, access)
+            .map_err(|error| self.open_error(name, error))?
         else {
             return Ok(None);
         };
-        let metadata = file
-            .metadata()
-            .map_err(|error| Error::io("look at", self.path(name), error))?;
         self.check_ours(name, &metadata)?;
         Ok(Some((file, metadata)))
     }
@@ -273,6 +270,21 @@ pub(crate) fn found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Opens a file and looks at it; `None` if it does not exist. Where a handle stands for a name, the file may have been
+/// replaced or removed between the two: then it is opened anew.
+pub(crate) fn open_existing(
+    dir: &dyn Dir,
+    name: &str,
+    access: Access,
+) -> io::Result<Option<(Box<dyn File>, Metadata)>> {
+    while let Some(file) = found(dir.open(name, access))? {
+        if let Some(metadata) = found(file.metadata())? {
+            return Ok(Some((file, metadata)));
+        }
+    }
+    Ok(None)
 }
 
 /// Opens the directory `name` in `parent`, which is created if it is missing: with 0755, but no wider than the cache

@@ -5,7 +5,7 @@
 //! records cover. Reading the tag last would let any number of publishes pass during a long read.
 //!
 //! If they do not match all the same, publishes have passed, and it is all done again. It is called corrupt only when two
-//! attempts saw the same file and the same tag.
+//! attempts saw the same file and the same tag; see [`Mismatches`].
 
 use std::io::{self, Read};
 use std::ops::Deref;
@@ -23,7 +23,7 @@ use crate::key::Key;
 use crate::meta::{Meta, Verification};
 use crate::mutation::Mutation;
 use crate::root::Root;
-use crate::state::{FoundTag, PIECE, Payload, TagState, Version, record_of};
+use crate::state::{FoundTag, Mismatches, PIECE, Payload, TagState, Version, record_of};
 use crate::tag::{Content, Record, Validators};
 
 /// A payload in memory, with what is known about it. Cheap to clone; dereferences to its bytes.
@@ -235,7 +235,7 @@ pub(crate) struct Look<P> {
 }
 
 pub(crate) fn look<I: Intake>(entry: &Entry) -> Result<Look<I::Output>> {
-    let mut last: Option<Version> = None;
+    let mut mismatches = Mismatches::default();
     loop {
         let Some(root) = entry.cache.root()? else {
             return Ok(Look {
@@ -243,15 +243,14 @@ pub(crate) fn look<I: Intake>(entry: &Entry) -> Result<Look<I::Output>> {
                 tag: FoundTag::default(),
             });
         };
-        let (looked, version) = look_once::<I>(entry, &root)?;
-        match looked {
-            Ok(look) if !matches!(look.found, Found::Missing) => return Ok(look),
+        match look_once::<I>(entry, &root)? {
             Ok(look) => {
-                if !entry.cache.root_was_replaced(&root)? {
+                let missing = matches!(look.found, Found::Missing);
+                if !missing || !entry.cache.root_was_replaced(&root)? {
                     return Ok(look);
                 }
             }
-            Err(reason) if last.as_ref() == Some(&version) => {
+            Err(Again::Mismatch(reason, version)) if mismatches.convince(&root, &version) => {
                 entry.cx.emit(&Event {
                     entry: Some(entry.name.as_str()),
                     detail: Some(&reason),
@@ -259,15 +258,20 @@ pub(crate) fn look<I: Intake>(entry: &Entry) -> Result<Look<I::Output>> {
                 });
                 return Err(Error::corrupt(&entry.path(), reason));
             }
-            Err(_) => last = Some(version),
+            Err(_) => {}
         }
     }
 }
 
-type Looked<P> = (Result<Look<P>, String>, Version);
+/// Why a look has to be repeated.
+enum Again {
+    /// Payload and tag do not go together: why, and what was seen.
+    Mismatch(String, Version),
+    /// The payload was replaced while it was read, by a handle that stands for its name.
+    Replaced,
+}
 
-/// `Err` inside: payload and tag do not go together; why.
-fn look_once<I: Intake>(entry: &Entry, root: &Root) -> Result<Looked<I::Output>> {
+fn look_once<I: Intake>(entry: &Entry, root: &Root) -> Result<Result<Look<I::Output>, Again>> {
     let cx = &entry.cx;
     let path = || entry.path();
     let read_tag = || FoundTag::read(cx, root, &entry.name);
@@ -275,10 +279,10 @@ fn look_once<I: Intake>(entry: &Entry, root: &Root) -> Result<Looked<I::Output>>
     let payload = Payload::open(cx, root, &entry.name)?;
     let tag = if late { None } else { Some(read_tag()?) };
     let metadata = payload.as_ref().map(|payload| payload.metadata);
-    let taken = payload
-        .map(I::take)
-        .transpose()
-        .map_err(|error| Error::io("read", path(), error))?;
+    let taken = match payload.map(I::take).transpose() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Err(Again::Replaced)),
+        taken => taken.map_err(|error| Error::io("read", path(), error))?,
+    };
     let tag = match tag {
         Some(tag) => tag,
         None => read_tag()?,
@@ -300,7 +304,7 @@ fn look_once<I: Intake>(entry: &Entry, root: &Root) -> Result<Looked<I::Output>>
     };
     let record = match outcome {
         Ok(record) => record,
-        Err(reason) => return Ok((Err(reason), version)),
+        Err(reason) => return Ok(Err(Again::Mismatch(reason, version))),
     };
     let found = match (record, taken) {
         (None, None) => Found::Missing,
@@ -319,7 +323,7 @@ fn look_once<I: Intake>(entry: &Entry, root: &Root) -> Result<Looked<I::Output>>
             Found::Value(intake.finish(meta, entry))
         }
     };
-    Ok((Ok(Look { found, tag }), version))
+    Ok(Ok(Look { found, tag }))
 }
 
 fn meta(

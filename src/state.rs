@@ -6,7 +6,7 @@ use cachelock_platform::{Access, Dir, File, FileId, FileKind, Metadata};
 use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::context::Context;
-use crate::control::read_up_to;
+use crate::control::{found, open_existing, read_up_to};
 use crate::error::{Error, Result};
 use crate::mutation::Mutation;
 use crate::name::EntryName;
@@ -29,20 +29,14 @@ impl Payload {
             return Ok(None);
         };
         let path = || cx.path.join(name.as_str());
-        let file = match folder.open(name.file(), Access::Read) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => {
-                return Err(not_a_payload(&*folder, cx, name)
-                    .unwrap_or_else(|| Error::io("open", path(), error)));
-            }
-        };
-        let metadata = file
-            .metadata()
-            .map_err(|error| Error::io("look at", path(), error))?;
-        match metadata.kind {
-            FileKind::File => Ok(Some(Payload { file, metadata })),
-            kind => Err(wrong_kind(cx, name, kind)),
+        match open_existing(&*folder, name.file(), Access::Read) {
+            Ok(None) => Ok(None),
+            Ok(Some((file, metadata))) => match metadata.kind {
+                FileKind::File => Ok(Some(Payload { file, metadata })),
+                kind => Err(wrong_kind(cx, name, kind)),
+            },
+            Err(error) => Err(not_a_payload(&*folder, cx, name)
+                .unwrap_or_else(|| Error::io("open", path(), error))),
         }
     }
 
@@ -132,9 +126,9 @@ impl FoundTag {
             Ok(None) => return Ok(Self::default()),
             Err(error) => return failed(error),
         };
-        let file = match folder.open(name.file(), Access::Read) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+        let (file, metadata) = match open_existing(&*folder, name.file(), Access::Read) {
+            Ok(Some(opened)) => opened,
+            Ok(None) => return Ok(Self::default()),
             Err(error) => {
                 return match folder.stat(name.file()) {
                     Ok(metadata) if metadata.kind != FileKind::File => no_file(metadata.kind),
@@ -142,9 +136,6 @@ impl FoundTag {
                 };
             }
         };
-        let metadata = file
-            .metadata()
-            .map_err(|error| Error::io("look at", path(), error))?;
         if metadata.kind != FileKind::File {
             return no_file(metadata.kind);
         }
@@ -152,7 +143,11 @@ impl FoundTag {
             return Ok(corrupt("is too long").into());
         }
         let bytes =
-            read_up_to(&*file, TAG_MAX).map_err(|error| Error::io("read", path(), error))?;
+            found(read_up_to(&*file, TAG_MAX)).map_err(|error| Error::io("read", path(), error))?;
+        let Some(bytes) = bytes else {
+            // Replaced while it was read, where a handle stands for a name.
+            return Self::read_once(cx, root, name, anew);
+        };
         let state = match Tag::decode(&bytes) {
             Ok(tag) => TagState::Read(Box::new(tag)),
             Err(reason) => corrupt(&format!("cannot be read: {reason}")),
@@ -183,6 +178,28 @@ impl From<TagState> for FoundTag {
 
 /// What two looks must have in common to have seen the same thing.
 pub(crate) type Version = (Option<(FileId, u64, std::time::SystemTime)>, Vec<u8>);
+
+/// Attempts in a row that saw the same payload and the same tag, which do not go together.
+#[derive(Default)]
+pub(crate) struct Mismatches {
+    last: Option<Version>,
+    count: u32,
+}
+
+impl Mismatches {
+    /// Takes in what one more attempt saw, and tells whether that is how things are: twice the same is, where the file
+    /// system shows the truth. What another kernel or server remembers may for a moment mix two payloads more than once.
+    pub(crate) fn convince(&mut self, root: &Root, version: &Version) -> bool {
+        if self.last.as_ref() == Some(version) {
+            self.count += 1;
+        } else {
+            self.count = 1;
+            self.last = Some(version.clone());
+        }
+        let remote = || root.dir.file_system().is_ok_and(|found| found.remote);
+        self.count >= 10 || (self.count >= 2 && !remote())
+    }
+}
 
 /// The record of `tag` that a payload with this content is; `None` if it is neither. For readers, who have the hash.
 pub(crate) fn record_of<'t>(

@@ -16,6 +16,8 @@
 //!   with a separator in it all the same.
 //! - No call follows a symbolic link in a name that it is given, ever. A link is an error or, for
 //!   [`Dir::stat`], [`FileKind::Symlink`].
+//! - What is said about a name or a file is what the file system says now, not what some cache remembers, as far as the
+//!   target lets one ask so. Above all "not found": the library takes it for the truth.
 //! - Nothing is inherited by child processes.
 //! - An interrupted system call (`EINTR`) is retried inside the backend.
 //! - Errors are [`std::io::Error`]s whose [`kind`](std::io::Error::kind) is meaningful:

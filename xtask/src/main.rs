@@ -1,5 +1,6 @@
 //! Tasks of this repository, run as `cargo xtask TASK`.
 
+mod setup;
 mod source;
 mod suite;
 mod tidy;
@@ -11,6 +12,7 @@ const HELP: &str = "\
 Tasks of this repository
 
 Usage: cargo xtask test [TARGET]   everything that must hold before a merge, stopping at the first failure
+       cargo xtask setup           only what tests need of the machine: what is missing is installed or said
        cargo xtask tidy            only the rules of the sources that no compiler checks
        cargo xtask help            this text
 
@@ -19,8 +21,7 @@ Targets: native (default); planned and not built yet: wasi, windows, web
 Exit codes: 0; 1 when a step failed; 2 for a usage error or a target that is not built yet
 ";
 
-/// A target that the tests are run on.
-const NATIVE: &str = "native";
+/// Targets that cannot be tested yet.
 const PLANNED: [&str; 3] = ["wasi", "windows", "web"];
 
 /// Why a task did not succeed.
@@ -53,11 +54,15 @@ fn run(arguments: &[&str]) -> Result<(), Failure> {
             help()
         }
         ["help"] => help(),
-        ["test"] | ["test", NATIVE] => suite::native(&root()),
+        ["test"] => suite::run(&root(), &suite::NATIVE),
         ["test", target] if PLANNED.contains(target) => Err(Failure::Usage(format!(
             "the tests for {target} are not built yet: that target is planned; `cargo xtask test` runs the native ones"
         ))),
-        ["test", target] => Err(usage(&format!("there is no target {target:?}"))),
+        ["test", name] => match suite::TARGETS.iter().find(|target| target.name == *name) {
+            Some(target) => suite::run(&root(), target),
+            None => Err(usage(&format!("there is no target {name:?}"))),
+        },
+        ["setup"] => setup::run(setup::NATIVE).map(drop),
         ["tidy"] => tidy::run(&root()),
         [] => Err(usage("which task?")),
         [task, ..] => Err(usage(&format!(

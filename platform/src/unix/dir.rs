@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::file::UnixFile;
+use super::fuse::Fuse;
 use super::{fs_type, meta, watch};
 use crate::{Access, Dir, Event, File, FileSystem, Metadata, Watch};
 
@@ -31,6 +32,7 @@ const OPEN_DIR: OFlags = OFlags::DIRECTORY
 /// its files can be opened, but it can be neither listed nor synced.
 pub(super) struct UnixDir {
     fd: OwnedFd,
+    fuse: Fuse,
 }
 
 impl UnixDir {
@@ -43,7 +45,15 @@ impl UnixDir {
             Err(Errno::ACCESS) => open(OFlags::PATH),
             result => result,
         };
-        Ok(Self { fd: result? })
+        Ok(Self {
+            fd: result?,
+            fuse: Fuse::default(),
+        })
+    }
+
+    /// What `look` finds under `name`.
+    fn find<T>(&self, name: &str, look: impl Fn() -> io::Result<T>) -> io::Result<T> {
+        self.fuse.find(self.fd.as_fd(), name, list, look)
     }
 
     fn open_subdir(&self, name: &str) -> io::Result<Self> {
@@ -58,7 +68,7 @@ impl UnixDir {
 
 impl Dir for UnixDir {
     fn metadata(&self) -> io::Result<Metadata> {
-        Ok(meta::metadata(&rustix::fs::fstat(&self.fd)?))
+        meta::of_fd(self.fd.as_fd())
     }
 
     fn file_system(&self) -> io::Result<FileSystem> {
@@ -89,8 +99,13 @@ impl Dir for UnixDir {
                 meta::mode_bits(mode),
             ),
         };
-        let fd = openat(&self.fd, name, flags | OPEN_FILE, mode)
-            .map_err(|error| explain_open(name, access, error))?;
+        let fd = self.find(name, || {
+            openat(&self.fd, name, flags | OPEN_FILE, mode)
+                .map_err(|error| explain_open(name, access, error))
+        })?;
+        if access == Access::Read {
+            self.fuse.read_from_server(self.fd.as_fd(), &fd);
+        }
         if let Access::CreateNew(mode) = access {
             // On an error the new file stays. It must not be unlinked here: to the others it may mean something by
             // now (a claim, say), and who may remove it is for the library to know.
@@ -126,8 +141,7 @@ impl Dir for UnixDir {
 
     fn stat(&self, name: &str) -> io::Result<Metadata> {
         let name = plain(name)?;
-        let stat = retry_on_intr(|| rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW))?;
-        Ok(meta::metadata(&stat))
+        self.find(name, || meta::of_name(self.fd.as_fd(), name))
     }
 
     fn sync(&self) -> io::Result<()> {

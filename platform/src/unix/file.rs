@@ -51,7 +51,7 @@ impl UnixFile {
 
 impl File for UnixFile {
     fn metadata(&self) -> io::Result<Metadata> {
-        Ok(meta::metadata(&rustix::fs::fstat(&self.file)?))
+        meta::of_fd(self.file.as_fd())
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {

@@ -64,6 +64,11 @@ pub(super) fn may_lack_modes(fd: BorrowedFd<'_>) -> bool {
     file_system(fd).is_ok_and(|found| MAY_LACK_MODES.contains(&found.name.as_str()))
 }
 
+/// Whether `fd` is on a file system that a process serves.
+pub(super) fn is_fuse(fd: BorrowedFd<'_>) -> bool {
+    file_system(fd).is_ok_and(|found| ["fuse", "fusefs", "macfuse"].contains(&found.name.as_str()))
+}
+
 /// What kind of file system `fd` is on.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[allow(

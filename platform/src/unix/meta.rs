@@ -12,75 +12,144 @@ use std::os::fd::BorrowedFd;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-use rustix::fs::AtFlags;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use rustix::fs::OFlags;
-use rustix::fs::{FileType, Mode, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, RawMode, Stat};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{Gid, Uid, getegid, geteuid};
 
 use super::fs_type;
 use crate::{FileId, FileKind, Metadata, Owner};
 
-/// What a `stat` says about an object.
-///
-/// The effective user and group are asked for each time: a process may change them.
+/// What the object is like that `fd` is open on.
+pub(super) fn of_fd(fd: BorrowedFd<'_>) -> io::Result<Metadata> {
+    let found = match stat_now(fd, None) {
+        Err(Errno::NOSYS) => raw(&rustix::fs::fstat(fd)?),
+        result => result?,
+    };
+    Ok(metadata(&found))
+}
+
+/// What the object `name` in `dir` is like; a link is not followed.
+pub(super) fn of_name(dir: BorrowedFd<'_>, name: &str) -> io::Result<Metadata> {
+    let found = match stat_now(dir, Some(name)) {
+        Err(Errno::NOSYS) => raw(&retry_on_intr(|| {
+            rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
+        })?),
+        result => result?,
+    };
+    Ok(metadata(&found))
+}
+
+/// What a `stat` says, in types that are the same everywhere.
+struct Raw {
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    links: u64,
+    len: u64,
+    device: u64,
+    inode: u128,
+    seconds: i64,
+    nanos: u64,
+}
+
+/// Asks the file system itself, where the kernel would rather repeat what it was told a while ago. FUSE lets it do so for
+/// a second, network file systems for longer; and a length from then is a `head` that has gone back. File systems that are
+/// this kernel's alone take no notice of the flag.
+#[cfg(target_os = "linux")]
+fn stat_now(dir: BorrowedFd<'_>, name: Option<&str>) -> Result<Raw, Errno> {
+    use rustix::fs::{StatxFlags, makedev, statx};
+
+    let object = match name {
+        Some(_) => AtFlags::SYMLINK_NOFOLLOW,
+        None => AtFlags::EMPTY_PATH,
+    };
+    let flags = object | AtFlags::STATX_FORCE_SYNC;
+    let mask = StatxFlags::BASIC_STATS;
+    let found = retry_on_intr(|| statx(dir, name.unwrap_or_default(), flags, mask))?;
+    Ok(Raw {
+        mode: found.stx_mode.into(),
+        uid: found.stx_uid,
+        gid: found.stx_gid,
+        links: found.stx_nlink.into(),
+        len: found.stx_size,
+        device: makedev(found.stx_dev_major, found.stx_dev_minor),
+        inode: found.stx_ino.into(),
+        seconds: found.stx_mtime.tv_sec,
+        nanos: found.stx_mtime.tv_nsec.into(),
+    })
+}
+
+/// Nothing: there is no such call, or (Android) a sandbox may kill the process for it.
+#[cfg(not(target_os = "linux"))]
+fn stat_now(_dir: BorrowedFd<'_>, _name: Option<&str>) -> Result<Raw, Errno> {
+    Err(Errno::NOSYS)
+}
+
 #[allow(
     clippy::unnecessary_cast,
     reason = "the types of the fields differ from system to system"
 )]
-pub(super) fn metadata(stat: &Stat) -> Metadata {
-    let mode = stat.st_mode as u32 & 0o7777;
-    let kind = match FileType::from_raw_mode(stat.st_mode) {
+fn raw(stat: &Stat) -> Raw {
+    Raw {
+        mode: stat.st_mode as u32,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        links: stat.st_nlink as u64,
+        len: u64::try_from(stat.st_size).unwrap_or(0),
+        device: stat.st_dev as u64,
+        inode: stat.st_ino as u128,
+        seconds: stat.st_mtime as i64,
+        nanos: stat.st_mtime_nsec as u64,
+    }
+}
+
+/// The effective user and group are asked for each time: a process may change them.
+fn metadata(raw: &Raw) -> Metadata {
+    let mode = raw.mode & 0o7777;
+    let kind = match FileType::from_raw_mode(raw.mode as RawMode) {
         FileType::RegularFile => FileKind::File,
         FileType::Directory => FileKind::Directory,
         FileType::Symlink => FileKind::Symlink,
         _ => FileKind::Other,
     };
-    let owner = match stat.st_uid {
+    let owner = match raw.uid {
         uid if uid == geteuid().as_raw() => Owner::Me,
         uid => Owner::Other(uid),
     };
     // Many distributions give each user a group of the same number with nobody else in it, and a umask of 002.
-    let private_group = || stat.st_gid == stat.st_uid && stat.st_gid == getegid().as_raw();
+    let private_group = || raw.gid == raw.uid && raw.gid == getegid().as_raw();
     Metadata {
         kind,
-        len: u64::try_from(stat.st_size).unwrap_or(0),
-        modified: modified(stat),
+        len: raw.len,
+        modified: modified(raw),
         id: FileId {
-            device: stat.st_dev as u64,
-            inode: stat.st_ino as u128,
+            device: raw.device,
+            inode: raw.inode,
         },
-        links: stat.st_nlink as u64,
+        links: raw.links,
         mode: Some(mode),
         owner,
         shared: mode & 0o002 != 0 || (mode & 0o020 != 0 && !private_group()),
     }
 }
 
-#[allow(
-    clippy::unnecessary_cast,
-    reason = "the types of the fields differ from system to system"
-)]
-fn modified(stat: &Stat) -> SystemTime {
-    let seconds = stat.st_mtime as i64;
-    let nanos = stat.st_mtime_nsec as u64;
-
-    let whole = Duration::from_secs(seconds.unsigned_abs());
-    let start = match seconds {
+fn modified(raw: &Raw) -> SystemTime {
+    let whole = Duration::from_secs(raw.seconds.unsigned_abs());
+    let start = match raw.seconds {
         0.. => SystemTime::UNIX_EPOCH.checked_add(whole),
         _ => SystemTime::UNIX_EPOCH.checked_sub(whole),
     };
     start
-        .and_then(|start| start.checked_add(Duration::from_nanos(nanos)))
+        .and_then(|start| start.checked_add(Duration::from_nanos(raw.nanos)))
         .unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// The bits of `mode` that a call for permissions takes.
 pub(super) fn mode_bits(mode: u32) -> Mode {
     // The raw type has 16 bits on some systems, and these 12 everywhere.
-    Mode::from_raw_mode((mode & 0o7777) as rustix::fs::RawMode)
+    Mode::from_raw_mode((mode & 0o7777) as RawMode)
 }
 
 /// Gives a file that this process has just created with `mode` the bits that the umask has kept from it.

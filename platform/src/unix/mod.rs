@@ -9,6 +9,7 @@
 //! | [`dir`] | directories: open, create, rename, unlink, list, stat |
 //! | [`mod@file`] | files: read, write, sync, close, and the kernel lock |
 //! | [`meta`] | from `struct stat` to [`Metadata`](crate::Metadata), and exact permission bits |
+//! | [`fuse`] | what file systems in a process of their own get wrong |
 //! | [`fs_type`] | which file systems' kernel locks are trusted |
 //! | [`event`] | the monotonic clock and waiting |
 //! | [`watch`] | inotify |
@@ -34,6 +35,7 @@ mod dir;
 mod event;
 mod file;
 mod fs_type;
+mod fuse;
 mod identity;
 mod meta;
 mod watch;
