@@ -196,6 +196,8 @@ impl CacheBuilder {
             options: self.options,
             counters: Counters::default(),
         });
+        #[cfg(feature = "metrics")]
+        crate::facade::describe();
         Ok(Cache::new(cx))
     }
 }

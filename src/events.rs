@@ -1,4 +1,4 @@
-//! What happens, said once: counted, and told to `tracing` and to the observer of a cache, with the
+//! What happens, said once: counted, and told to `tracing`, to the `metrics` facade and to the observer of a cache, with the
 //! same names and fields. `docs/events.md` lists them.
 //!
 //! Whoever listens cannot change what it listens to. Its panic ends in [`tell`]. Events are told where no lock of the library's
@@ -90,6 +90,14 @@ macro_rules! kinds {
             pub fn name(self) -> &'static str {
                 match self {
                     $(EventKind::$kind => $name,)+
+                }
+            }
+
+            /// The name of its counter, and what that counts, for the `metrics` facade.
+            #[cfg(feature = "metrics")]
+            pub(crate) fn counter(self) -> (&'static str, &'static str) {
+                match self {
+                    $(EventKind::$kind => (concat!("cachelock_", $name, "_total"), concat!($($doc),+)),)+
                 }
             }
         }
@@ -271,6 +279,10 @@ pub(crate) fn tell(observer: Option<&dyn Observer>, event: &Event<'_>) -> u64 {
     // They are called in the middle of acquiring and of releasing, and by the one thread that beats all leases.
     let panics = |listen: &dyn Fn()| u64::from(catch_unwind(AssertUnwindSafe(listen)).is_err());
     let mut panicked = panics(&|| trace(event));
+    #[cfg(feature = "metrics")]
+    {
+        panicked += panics(&|| crate::facade::record(event));
+    }
     if let Some(observer) = observer {
         panicked += panics(&|| observer.observe(event));
     }

@@ -55,6 +55,8 @@ mod context;
 mod control;
 mod error;
 mod events;
+#[cfg(feature = "metrics")]
+mod facade;
 mod freshness;
 mod lock;
 mod meta;

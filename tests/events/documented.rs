@@ -155,3 +155,15 @@ fn the_bounds_are_the_documented_ones() {
         .collect();
     assert_eq!(bounds, real);
 }
+
+/// The names that a recorder for the `metrics` crate gets to hear.
+#[cfg(feature = "metrics")]
+pub(crate) fn recorded() -> BTreeSet<String> {
+    let rows = [table("Counters"), table("Histograms")];
+    let [counters, histograms] = &rows;
+    let names = counters.iter().map(|row| quoted(row[2])[0]);
+    names
+        .chain(histograms.iter().map(|row| quoted(row[1])[0]))
+        .map(str::to_owned)
+        .collect()
+}

@@ -1,6 +1,8 @@
 //! What observers, `tracing`, counters and histograms are told, on the memory platform.
 
 mod documented;
+#[cfg(feature = "metrics")]
+mod facade;
 mod listen;
 mod metrics;
 mod observers;

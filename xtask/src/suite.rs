@@ -19,8 +19,8 @@ const NATIVE: [Step; 6] = [
     ),
     Step::Tidy,
     Step::Cargo("test --workspace", &[]),
-    // Each deliberate defect must be noticed by a test.
-    Step::Cargo("test -p cachelock --features mutations", &[]),
+    // Each deliberate defect must be noticed by a test; and a recorder must be told everything.
+    Step::Cargo("test -p cachelock --features mutations,metrics", &[]),
     Step::Cargo(
         "doc --workspace --no-deps",
         &[("RUSTDOCFLAGS", "-Dwarnings")],
