@@ -13,6 +13,7 @@ use crate::context::{Context, Options};
 use crate::error::{Error, Result};
 use crate::events::Observer;
 use crate::lock::LEASE_MAX;
+use crate::metrics::Counters;
 #[cfg(feature = "mutations")]
 use crate::mutation::Mutation;
 use crate::wait::{CancelToken, Timeout};
@@ -153,7 +154,7 @@ impl CacheBuilder {
         self
     }
 
-    /// Whom to tell what happens.
+    /// Whom to tell what happens; see [`Observer`].
     pub fn observer(mut self, observer: impl Observer + 'static) -> Self {
         self.options.observer = Some(Arc::new(observer));
         self
@@ -193,7 +194,10 @@ impl CacheBuilder {
             platform,
             path,
             options: self.options,
+            counters: Counters::default(),
         });
+        #[cfg(feature = "metrics")]
+        crate::facade::describe();
         Ok(Cache::new(cx))
     }
 }

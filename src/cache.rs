@@ -89,10 +89,12 @@ impl Cache {
     /// [`Permission`](crate::ErrorKind::Permission) also for a read-only one, and what the system says.
     pub fn lock(&self) -> Result<WriteLock> {
         match self.acquire(How::Wait, &mut |_| Ok(false))? {
-            Some(hold) => Ok(WriteLock {
+            Acquired::Held(hold) => Ok(WriteLock {
                 hold: Arc::new(hold),
             }),
-            None => unreachable!("nothing satisfies a caller that asks for the lock itself"),
+            Acquired::Satisfied { .. } => {
+                unreachable!("nothing satisfies a caller that asks for the lock itself")
+            }
         }
     }
 
@@ -137,8 +139,8 @@ impl Cache {
         }))
     }
 
-    /// Acquires; `None` if `look` was satisfied meanwhile.
-    pub(crate) fn acquire(&self, how: How, look: &mut Look<'_>) -> Result<Option<Hold>> {
+    /// Acquires, unless `look` is satisfied meanwhile.
+    pub(crate) fn acquire(&self, how: How, look: &mut Look<'_>) -> Result<Acquired> {
         let cx = &self.cx;
         let mut waiter = match how {
             How::Try => Waiter::trying(cx),
@@ -146,10 +148,7 @@ impl Cache {
                 Waiter::new(cx, cx.options.timeout, cx.options.cancel.as_ref())
             }
         };
-        match lock::acquire(cx, &mut waiter, how == How::Force, look)? {
-            Acquired::Held(hold) => Ok(Some(hold)),
-            Acquired::Satisfied => Ok(None),
-        }
+        lock::acquire(cx, &mut waiter, how == How::Force, look)
     }
 
     /// The directory as readers have it open; `None` if there is none.

@@ -8,6 +8,7 @@ use cachelock_platform::Platform;
 
 use crate::builder::{Durability, Locking};
 use crate::events::{self, Event, Observer};
+use crate::metrics::Counters;
 use crate::mutation::Mutation;
 use crate::wait::{CancelToken, Timeout};
 
@@ -33,11 +34,15 @@ pub(crate) struct Context {
     /// The cache directory, absolute.
     pub(crate) path: PathBuf,
     pub(crate) options: Options,
+    pub(crate) counters: Counters,
 }
 
 impl Context {
+    /// The only way to say something: counts it and tells it to whoever listens.
     pub(crate) fn emit(&self, event: &Event<'_>) {
-        events::emit(self.options.observer.as_deref(), event);
+        self.counters.count(event);
+        let panics = events::tell(self.options.observer.as_deref(), event);
+        self.counters.count_panics(panics);
     }
 
     /// Whether this build was told to get `mutation` wrong. Never, outside of tests.

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub(crate) use crate::events::WaitingFor;
 use crate::key::Key;
 use crate::lock::Holder;
 
@@ -85,31 +86,6 @@ impl ErrorKind {
             ErrorKind::Poisoned => "poisoned",
             ErrorKind::Io => "io",
         }
-    }
-}
-
-/// What a caller was waiting for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum WaitingFor {
-    /// Another thread of this process to be done.
-    Thread,
-    /// The gate: another process has the kernel lock.
-    Gate,
-    /// The lease: somebody without the kernel lock holds it, or it must expire first.
-    Lease,
-    /// Another program's handle on the file that is to be replaced.
-    Replace,
-}
-
-impl fmt::Display for WaitingFor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            WaitingFor::Thread => "another thread of this process",
-            WaitingFor::Gate => "the writer lock",
-            WaitingFor::Lease => "the lease",
-            WaitingFor::Replace => "a program that has the file open",
-        })
     }
 }
 

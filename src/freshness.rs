@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use crate::cache::Entry;
 use crate::error::{Error, Result};
 use crate::events::{Event, EventKind};
-use crate::lock::{How, Look};
+use crate::lock::{Acquired, How, Look};
 use crate::meta::Meta;
 use crate::policy::{Freshness, Policy};
 use crate::publish::{PublishError, Published};
@@ -35,6 +35,15 @@ pub enum Begun {
     Absent,
     /// It is this caller's to refresh: it holds the lock.
     Refresh(Refresh),
+}
+
+impl Begun {
+    fn generation(&self) -> Option<u64> {
+        match self {
+            Begun::Fresh(stream) | Begun::Stale(stream, _) => stream.meta().generation,
+            Begun::Absent | Begun::Refresh(_) => None,
+        }
+    }
 }
 
 /// What a producer has found out; `()` is [`Produced::New`].
@@ -161,11 +170,11 @@ impl Entry {
         };
         let acquired = match fallback {
             Some(fallback) => match self.acquire_or(fallback, &mut look)? {
-                Ok(hold) => hold,
+                Ok(acquired) => acquired,
                 Err(fallback) => return Ok(fallback),
             },
             None => match self.cache.acquire(How::Wait, &mut look) {
-                Ok(hold) => hold,
+                Ok(acquired) => acquired,
                 Err(error) if error.is_cancelled() => return Err(error),
                 Err(error) => {
                     return match self.stale_if_error(policy, &error) {
@@ -176,26 +185,29 @@ impl Entry {
             },
         };
         match (acquired, satisfied.into_inner()) {
-            (None, Some(begun)) => {
-                self.say(EventKind::RefreshSkipped, None);
+            (Acquired::Satisfied { waited }, Some(begun)) => {
+                self.cx.emit(&Event {
+                    entry: Some(self.name()),
+                    waited,
+                    generation: begun.generation(),
+                    ..Event::new(EventKind::RefreshSkipped, &self.cx.path)
+                });
                 Ok(begun)
             }
-            (Some(hold), _) => {
+            (Acquired::Held(hold), _) => {
                 let refresh = Refresh::begin(self.clone(), hold.into())?;
                 Ok(Begun::Refresh(refresh.with_previous(previous.into_inner())))
             }
-            (None, None) => unreachable!("acquire is satisfied only by the look above"),
+            (Acquired::Satisfied { .. }, None) => {
+                unreachable!("acquire is satisfied only by the look above")
+            }
         }
     }
 
     /// The lock if it is free, else `fallback`.
-    fn acquire_or(
-        &self,
-        fallback: Begun,
-        look: &mut Look<'_>,
-    ) -> Result<Result<Option<crate::lock::Hold>, Begun>> {
+    fn acquire_or(&self, fallback: Begun, look: &mut Look<'_>) -> Result<Result<Acquired, Begun>> {
         let error = match self.cache.acquire(How::Try, look) {
-            Ok(hold) => return Ok(Ok(hold)),
+            Ok(acquired) => return Ok(Ok(acquired)),
             Err(error) if error.is_cancelled() => return Err(error),
             Err(error) => error,
         };
@@ -203,10 +215,10 @@ impl Entry {
             return Ok(Err(fallback));
         };
         if error.is_timeout() {
-            self.say(EventKind::ServedStale, None);
+            self.say_stale(None);
             return Ok(Err(Begun::Stale(stream, None)));
         }
-        self.say(EventKind::ServedStale, Some(&error.to_string()));
+        self.say_stale(Some(&error.to_string()));
         Ok(Err(Begun::Stale(stream, Some(error))))
     }
 
@@ -227,7 +239,7 @@ impl Entry {
         if !usable {
             return None;
         }
-        self.say(EventKind::ServedStale, Some(&why.to_string()));
+        self.say_stale(Some(&why.to_string()));
         Some(stream)
     }
 
@@ -310,11 +322,11 @@ impl Entry {
         }
     }
 
-    fn say(&self, kind: EventKind, detail: Option<&str>) {
+    fn say_stale(&self, detail: Option<&str>) {
         self.cx.emit(&Event {
             entry: Some(self.name()),
             detail,
-            ..Event::new(kind, &self.cx.path)
+            ..Event::new(EventKind::ServedStale, &self.cx.path)
         });
     }
 

@@ -55,10 +55,13 @@ mod context;
 mod control;
 mod error;
 mod events;
+#[cfg(feature = "metrics")]
+mod facade;
 mod freshness;
 mod key;
 mod lock;
 mod meta;
+mod metrics;
 mod mutation;
 mod name;
 mod policy;
@@ -79,11 +82,12 @@ pub use cachelock_platform as platform;
 
 pub use builder::{CacheBuilder, Durability, Locking};
 pub use cache::{Cache, Entry, Status, WriteLock};
-pub use error::{Error, ErrorKind, Result, WaitingFor};
-pub use events::{Backend, Event, EventKind, Observer};
+pub use error::{Error, ErrorKind, Result};
+pub use events::{Backend, Event, EventKind, Observer, WaitingFor};
 pub use freshness::{Begun, GetError, Produced};
 pub use lock::Holder;
 pub use meta::{Meta, Verification};
+pub use metrics::{Histogram, Metrics};
 #[cfg(feature = "mutations")]
 pub use mutation::Mutation;
 pub use policy::Policy;

@@ -325,8 +325,9 @@ impl<'a> Waiter<'a> {
     }
 
     /// Says that the budget is used up, and returns the error for it.
-    pub(crate) fn time_out(&self) -> Error {
+    pub(crate) fn time_out(&mut self) -> Error {
         let waited = self.waited();
+        self.contend(waited);
         self.say(EventKind::LockTimeout, waited);
         let budget = self.budget.unwrap_or_default();
         Error::timeout(
@@ -349,10 +350,7 @@ impl<'a> Waiter<'a> {
         }
         let now = self.now();
         let waited = now.saturating_sub(self.started);
-        if !self.contended {
-            self.contended = true;
-            self.say(EventKind::LockContended, waited);
-        }
+        self.contend(waited);
         if now >= self.next_report {
             self.say(EventKind::LockWaiting, waited);
             self.next_report = now.saturating_add(REPORT_EVERY);
@@ -365,6 +363,13 @@ impl<'a> Waiter<'a> {
             .min(deadline.unwrap_or(Monotonic::MAX));
         self.event.wait_until(Some(until));
         self.check_cancelled()
+    }
+
+    /// Says, once, that the lock is not free.
+    fn contend(&mut self, waited: Duration) {
+        if !std::mem::replace(&mut self.contended, true) {
+            self.say(EventKind::LockContended, waited);
+        }
     }
 
     fn say(&self, kind: EventKind, waited: Duration) {

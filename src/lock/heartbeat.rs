@@ -105,7 +105,6 @@ fn beat(lease: &Lease) {
     if let Err(error) = lease.beat()
         && !error.is_lease_lost()
     {
-        tracing::warn!("a heartbeat failed: {error}");
-        lease.postpone_beat();
+        lease.beat_failed(&error);
     }
 }

@@ -180,22 +180,31 @@ impl Lease {
 
     /// Shows others that the holder is alive. Rewrites the record in place and never creates it: what is gone is lost.
     pub(crate) fn beat(&self) -> Result<()> {
+        // Said outside of the section: whoever hears of it may drop the lock.
+        match self.beat_alone()? {
+            None => Ok(()),
+            Some(lost) => Err(self.lose(lost)),
+        }
+    }
+
+    /// Returns why the lease is lost, if it is.
+    fn beat_alone(&self) -> Result<Option<&'static str>> {
         let _alone = self.section.enter();
         if self.is_lost() {
-            return Err(self.lose("it was lost before"));
+            return Ok(Some("it was lost before"));
         }
         if self.is_released() {
-            return Ok(());
+            return Ok(None);
         }
         let cx = &self.control.cx;
         let name = control::claim(self.epoch);
         let Some((file, _)) = self.control.open(&name, Access::Write)? else {
-            return Err(self.lose("its claim is gone"));
+            return Ok(Some("its claim is gone"));
         };
         let found = control::read_up_to(&*file, RECORD_READ)
             .map_err(|error| Error::io("read", self.control.path(&name), error))?;
         if Claim::decode(&found).is_ok_and(|found| found.nonce != self.nonce) {
-            return Err(self.lose("its claim is somebody else's"));
+            return Ok(Some("its claim is somebody else's"));
         }
         let record = {
             let mut claim = self.claim.lock().unwrap_or_else(PoisonError::into_inner);
@@ -210,12 +219,18 @@ impl Lease {
             .lock()
             .unwrap_or_else(PoisonError::into_inner) =
             cx.platform.monotonic() + cx.options.lease / 3;
-        Ok(())
+        Ok(None)
     }
 
-    /// After a beat that failed: the next one is due as if it had not.
-    pub(crate) fn postpone_beat(&self) {
+    /// After a background beat that failed: says so, and the next one is due soon.
+    pub(crate) fn beat_failed(&self, error: &Error) {
         let cx = &self.control.cx;
+        let detail = error.to_string();
+        cx.emit(&Event {
+            epoch: Some(self.epoch),
+            detail: Some(&detail),
+            ..Event::new(EventKind::HeartbeatFailed, &cx.path)
+        });
         *self
             .next_beat
             .lock()

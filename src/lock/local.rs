@@ -3,7 +3,7 @@
 //! It hangs on the platform, not on a static: a simulated process has its own, and so has a child made by `fork`.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use cachelock_platform::{FileId, FileSystem, Platform};
 
@@ -14,7 +14,9 @@ use super::queue::Queue;
 /// The library's state of one process.
 #[derive(Default)]
 pub(crate) struct Local {
-    caches: Mutex<HashMap<FileId, Weak<LocalCache>>>,
+    /// Never removed: what was said once must not be said again because nobody used the cache in between, nor a file system
+    /// be asked again. They are few and small.
+    caches: Mutex<HashMap<FileId, Arc<LocalCache>>>,
     pub(crate) heartbeat: Arc<Heartbeat>,
 }
 
@@ -39,12 +41,6 @@ impl Local {
     /// The state for the cache whose control directory is `id`.
     pub(crate) fn cache(&self, id: FileId) -> Arc<LocalCache> {
         let mut caches = self.caches.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(cache) = caches.get(&id).and_then(Weak::upgrade) {
-            return cache;
-        }
-        caches.retain(|_, cache| cache.strong_count() > 0);
-        let cache = Arc::new(LocalCache::default());
-        caches.insert(id, Arc::downgrade(&cache));
-        cache
+        caches.entry(id).or_default().clone()
     }
 }

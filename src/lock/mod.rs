@@ -30,7 +30,7 @@ use crate::builder::Locking;
 use crate::context::Context;
 use crate::control::Control;
 use crate::error::{Error, ErrorKind, Result};
-use crate::events::{Backend, Event, EventKind};
+use crate::events::{self, Backend, Event, EventKind};
 use crate::mutation::Mutation;
 use crate::root::Root;
 use crate::wait::Waiter;
@@ -61,7 +61,10 @@ pub(crate) enum How {
 pub(crate) enum Acquired {
     Held(Hold),
     /// While waiting, somebody else has done what the caller wanted to do.
-    Satisfied,
+    Satisfied {
+        /// For how long; `None` if the lock was had before that was seen, and `lock_acquired` has said it.
+        waited: Option<Duration>,
+    },
 }
 
 /// What the caller asks, each time it gets closer to the lock: is there still something to do?
@@ -105,11 +108,6 @@ impl Hold {
     }
 
     fn release(&mut self) -> Result<()> {
-        if self.is_copy() {
-            // The parent holds it, not this copy. Nothing of it may be touched, or the parent would lose it.
-            std::mem::forget(self.place.take());
-            return Ok(());
-        }
         if self.cx.mutated(Mutation::GateReleasedFirst) {
             self.gate = None;
         }
@@ -126,14 +124,21 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        let held = self.held();
-        if let Err(error) = self.release() {
-            // The next caller waits for the lease instead.
-            tracing::warn!(
-                held_ms = crate::time::millis(held),
-                "the lease could not be released: {error}"
-            );
+        if self.is_copy() {
+            // The parent holds it, not this copy. Nothing of it may be touched, or the parent would lose it.
+            std::mem::forget(self.place.take());
+            return;
         }
+        let backend = self.backend();
+        // An error only costs the next caller a wait for the lease.
+        let failed = self.release().err().map(|error| error.to_string());
+        self.cx.emit(&Event {
+            backend: Some(backend),
+            held: Some(self.held()),
+            epoch: Some(self.lease.epoch),
+            detail: failed.as_deref(),
+            ..Event::new(EventKind::LockReleased, &self.cx.path)
+        });
     }
 }
 
@@ -147,13 +152,18 @@ pub(crate) fn acquire(
     force: bool,
     look: &mut Look<'_>,
 ) -> Result<Acquired> {
+    if events::is_telling() {
+        let asks = "an observer asks for it, on a thread that may hold it or wait for it";
+        let source = std::io::Error::new(std::io::ErrorKind::Unsupported, asks);
+        return Err(Error::io("lock", &*cx.path, source));
+    }
     let mut reopened = 0;
     loop {
         let acquired = acquire_in(cx, waiter, force, look);
         let moved = match &acquired {
             // Deleted or replaced while we waited: what we hold, if anything, is not what the path names now.
             Ok(Acquired::Held(hold)) => waiter.has_paused() && !hold.root.is_current(cx)?,
-            Ok(Acquired::Satisfied) => false,
+            Ok(Acquired::Satisfied { .. }) => false,
             Err(error) => error.kind() == ErrorKind::Io && is_gone(error),
         };
         if !moved || reopened == REOPENS {
@@ -191,7 +201,7 @@ fn acquire_in(
         let (front, contended) = local_cache.queue.enter(waiter)?;
         place = Some(front);
         if contended && look(&root)? {
-            return Ok(Acquired::Satisfied);
+            return Ok(satisfied_before(waiter));
         }
     }
 
@@ -212,7 +222,7 @@ fn acquire_in(
         )?,
     };
     if gate.is_some() && observation.has_looked() && look(&root)? {
-        return Ok(Acquired::Satisfied);
+        return Ok(satisfied_before(waiter));
     }
 
     let lease = Arc::new(Lease::acquire(
@@ -244,9 +254,15 @@ fn acquire_in(
     });
     // Only now, with the lease: what was read before may be what the last holder has replaced since.
     if look(&hold.root)? {
-        return Ok(Acquired::Satisfied);
+        return Ok(Acquired::Satisfied { waited: None });
     }
     Ok(Acquired::Held(hold))
+}
+
+fn satisfied_before(waiter: &Waiter<'_>) -> Acquired {
+    Acquired::Satisfied {
+        waited: Some(waiter.waited()),
+    }
 }
 
 fn file_system<'a>(local: &'a LocalCache, control: &Control) -> Result<&'a FileSystem> {

@@ -29,8 +29,8 @@ pub(crate) const NATIVE: Target = Target {
         ),
         Step::Tidy,
         Step::Cargo("test --workspace", &[]),
-        // Each deliberate defect must be noticed by a test.
-        Step::Cargo("test -p cachelock --features mutations", &[]),
+        // Each deliberate defect must be noticed by a test, and a recorder must be told everything.
+        Step::Cargo("test -p cachelock --features mutations,metrics", &[]),
         Step::Cargo(
             "doc --workspace --no-deps",
             &[("RUSTDOCFLAGS", "-Dwarnings")],
