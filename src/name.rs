@@ -112,13 +112,30 @@ fn check_segment(segment: &str) -> Result<(), String> {
             "the segment {segment:?} ends in a dot or a space, which Windows drops"
         ));
     }
-    if segment.eq_ignore_ascii_case(CONTROL_DIR) {
+    if is_control_dir(segment) {
         return Err(format!("{CONTROL_DIR:?} is the cache's own directory"));
     }
     if is_device(segment) {
         return Err(format!("the segment {segment:?} is a device on Windows"));
     }
     Ok(())
+}
+
+/// Whether some system takes this segment for the control directory.
+fn is_control_dir(segment: &str) -> bool {
+    // HFS+ skips these.
+    let is_skipped = |c: &char| matches!(c, '\u{200c}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{206a}'..='\u{206f}' | '\u{feff}');
+    // The whole of Unicode's lower case: to APFS the Kelvin sign is a `k`.
+    let folded: String = segment
+        .chars()
+        .filter(|character| !is_skipped(character))
+        .flat_map(char::to_lowercase)
+        .collect();
+    // Windows may give it a second name: `CACHEL~1`.
+    let is_short = folded.strip_prefix("cachel~").is_some_and(|number| {
+        !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+    });
+    folded == CONTROL_DIR || is_short
 }
 
 fn is_device(segment: &str) -> bool {
@@ -155,6 +172,10 @@ mod tests {
             "a b",
             "..x",
             "x~1",
+            "cachel~",
+            "cachel~x",
+            "cachelock",
+            ".cachelocks",
         ] {
             let entry = EntryName::new(name)
                 .unwrap_or_else(|error| panic!("{name:?} is a good name: {error}"));
@@ -193,6 +214,11 @@ mod tests {
             ".cachelock",
             ".CacheLock/x",
             "a/.cachelock/b",
+            ".cacheloc\u{212a}",
+            ".cache\u{200c}lock/x",
+            "\u{feff}.cachelock",
+            "CACHEL~1/head",
+            "cachel~12",
             "CON",
             "nul.txt",
             "COM1",
