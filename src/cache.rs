@@ -9,6 +9,7 @@ use cachelock_platform::FileSystem;
 
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::key::Key;
 use crate::lock::{self, Acquired, Hold, Holder, How, Look, Sight};
 use crate::mutation::Mutation;
 use crate::name::EntryName;
@@ -70,12 +71,13 @@ impl Cache {
     /// # Errors
     /// [`InvalidName`](crate::ErrorKind::InvalidName) for a name that could leave the directory, or that would not work on
     /// another system: absolute, `..`, empty, with `:`, a backslash or control characters, ending in a dot or a space, a
-    /// device name of Windows, `.cachelock`, a segment of more than 255 bytes.
+    /// device name of Windows, `.cachelock`, a segment of more than 255 bytes. [`Cache::entry_for_key`] takes anything.
     pub fn entry(&self, name: &str) -> Result<Entry> {
         Ok(Entry {
             cache: self.clone(),
             cx: self.cx.clone(),
             name: EntryName::new(name)?,
+            key: None,
         })
     }
 
@@ -200,10 +202,12 @@ pub struct Entry {
     pub(crate) cache: Cache,
     pub(crate) cx: Arc<Context>,
     pub(crate) name: EntryName,
+    /// What it was asked for by, if not by its name.
+    pub(crate) key: Option<Key>,
 }
 
 impl Entry {
-    /// The entry's name.
+    /// The entry's name; that of an entry for a key holds the key's hash.
     #[must_use]
     pub fn name(&self) -> &str {
         self.name.as_str()
@@ -238,7 +242,12 @@ impl Entry {
 
 impl fmt::Debug for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Entry").field(&self.path()).finish()
+        let mut tuple = f.debug_tuple("Entry");
+        tuple.field(&self.path());
+        if let Some(key) = &self.key {
+            tuple.field(key);
+        }
+        tuple.finish()
     }
 }
 
@@ -259,12 +268,12 @@ impl WriteLock {
     /// something else has the entry's name; [`InvalidName`](crate::ErrorKind::InvalidName) for an entry of another cache.
     pub fn refresh(&self, entry: &Entry) -> Result<Refresh> {
         if entry.cx.path != self.hold.control.cx.path {
-            return Err(Error::invalid_name(
+            return entry.of_key(Err(Error::invalid_name(
                 entry.name(),
                 "it is an entry of another cache than the lock's",
-            ));
+            )));
         }
-        Refresh::begin(entry.clone(), self.hold.clone())
+        entry.of_key(Refresh::begin(entry.clone(), self.hold.clone()))
     }
 
     /// The epoch of the lease: one more for each acquire of this cache, by whomever.

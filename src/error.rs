@@ -5,7 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::key::Key;
 use crate::lock::Holder;
+use crate::time::seconds;
 
 /// The result of most calls of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -20,7 +22,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// assert_eq!(error.kind().name(), "invalid-name");
 /// # Ok::<(), cachelock::Error>(())
 /// ```
-pub struct Error(Box<Repr>);
+// With the key of the entry it is about, if that has one.
+pub struct Error(Box<Repr>, pub(crate) Option<Key>);
 
 /// The kinds of [`Error`] that a caller can act on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -167,11 +170,6 @@ enum Repr {
         path: PathBuf,
         source: io::Error,
     },
-}
-
-/// A duration as people read it: `1.50 s`.
-fn seconds(duration: Duration) -> String {
-    format!("{:.2} s", duration.as_secs_f64())
 }
 
 fn held_by(holder: Option<&Holder>) -> String {
@@ -413,19 +411,20 @@ impl Error {
 
 impl From<Repr> for Error {
     fn from(repr: Repr) -> Self {
-        Error(Box::new(repr))
+        Error(Box::new(repr), None)
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.0.fmt(f)?;
+        self.1.iter().try_for_each(|key| write!(f, " ({key})"))
     }
 }
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -56,6 +56,7 @@ mod control;
 mod error;
 mod events;
 mod freshness;
+mod key;
 mod lock;
 mod meta;
 mod mutation;

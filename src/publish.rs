@@ -126,6 +126,7 @@ fn finish(
         Ok(published) => Ok(published),
         Err(Failure { error, published }) => {
             let hopeless = published.is_some() || error.is_lease_lost();
+            let error = error.of_key(refresh.entry().key.as_ref());
             Err(PublishError {
                 error,
                 refresh: (!hopeless).then(|| Box::new(refresh)),
@@ -212,6 +213,7 @@ fn next_record(parts: &Parts<'_>, current: &Record, content: Content) -> Result<
         checked: now,
         took: Some(parts.took),
         validators: parts.validators.cloned().unwrap_or_default(),
+        key: parts.entry.key.clone(),
     })
 }
 

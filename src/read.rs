@@ -18,6 +18,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::cache::Entry;
 use crate::error::{Error, Result};
 use crate::events::{Event, EventKind};
+use crate::key::Key;
 use crate::meta::{Meta, Verification};
 use crate::mutation::Mutation;
 use crate::root::Root;
@@ -66,6 +67,7 @@ pub struct Stream {
     at: u64,
     meta: Meta,
     path: std::path::PathBuf,
+    key: Option<Key>,
 }
 
 enum Source {
@@ -89,7 +91,8 @@ impl Stream {
         let bytes = match &mut self.source {
             Source::Memory(bytes) => std::mem::take(bytes),
             Source::File(file) => read_whole(&**file, self.meta.len)
-                .map_err(|error| Error::io("read", &*self.path, error))?,
+                .map_err(|error| Error::io("read", &*self.path, error))
+                .map_err(|error| error.of_key(self.key.as_ref()))?,
         };
         Ok(Snapshot {
             bytes: bytes.into(),
@@ -111,7 +114,8 @@ impl Read for Stream {
             Source::File(file) => file.read_at(&mut buffer[..want], self.at)?,
         };
         if read == 0 {
-            return Err(Error::corrupt(&self.path, "it was cut while it was read").into());
+            let cut = Error::corrupt(&self.path, "it was cut while it was read");
+            return Err(cut.of_key(self.key.as_ref()).into());
         }
         self.at += read as u64;
         Ok(read)
@@ -157,7 +161,7 @@ pub(crate) trait Intake {
     where
         Self: Sized;
 
-    fn finish(self, meta: Meta, path: std::path::PathBuf) -> Self::Output;
+    fn finish(self, meta: Meta, entry: &Entry) -> Self::Output;
 }
 
 pub(crate) struct Whole {
@@ -186,7 +190,7 @@ impl Intake for Whole {
         ))
     }
 
-    fn finish(self, meta: Meta, _: std::path::PathBuf) -> Self::Output {
+    fn finish(self, meta: Meta, _: &Entry) -> Self::Output {
         (
             Snapshot {
                 bytes: self.bytes.into(),
@@ -213,12 +217,13 @@ impl Intake for Source {
         Ok((payload.hash()?, Source::File(payload.file)))
     }
 
-    fn finish(self, meta: Meta, path: std::path::PathBuf) -> Stream {
+    fn finish(self, meta: Meta, entry: &Entry) -> Stream {
         Stream {
             source: self,
             at: 0,
             meta,
-            path,
+            path: entry.path(),
+            key: entry.key.clone(),
         }
     }
 }
@@ -321,6 +326,8 @@ fn look_once<I: Intake>(entry: &Entry, root: &Root) -> Result<Looked<I::Output>>
         Err(reason) => return Ok((Err(reason), version)),
     };
     let found = match (record, taken) {
+        (None, None) => Found::Missing,
+        (record, _) if !entry.may_have(record.as_ref(), &tag.state)? => Found::Missing,
         (
             Some(Record {
                 content: Content::Absent { valid_for },
@@ -332,7 +339,7 @@ fn look_once<I: Intake>(entry: &Entry, root: &Root) -> Result<Looked<I::Output>>
         (_, None) => Found::Missing,
         (record, Some((content, intake))) => {
             let meta = meta(content, record, &tag.state, metadata);
-            Found::Value(intake.finish(meta, path()))
+            Found::Value(intake.finish(meta, entry))
         }
     };
     Ok((Ok(Look { found, tag }), version))
@@ -377,7 +384,8 @@ fn meta(
 }
 
 impl Entry {
-    /// Reads the payload into memory, verified; `None` if there is none, or if it is known not to exist.
+    /// Reads the payload into memory, verified; `None` if there is none (of this entry's key, if it has one), or if it is
+    /// known not to exist.
     ///
     /// Takes no lock, waits for nobody, writes nothing. Concurrent publishes cost a repetition at most.
     ///
@@ -385,7 +393,8 @@ impl Entry {
     /// [`Corrupt`](crate::ErrorKind::Corrupt) if the payload is not what its tag says;
     /// [`NotAFile`](crate::ErrorKind::NotAFile) if something else has the name; what the system says.
     pub fn read(&self) -> Result<Option<Snapshot>> {
-        Ok(look::<Whole>(self)?
+        Ok(self
+            .of_key(look::<Whole>(self))?
             .found
             .value()
             .map(|(snapshot, ..)| snapshot))
@@ -401,6 +410,6 @@ impl Entry {
     }
 
     pub(crate) fn look(&self) -> Result<Found<Stream>> {
-        Ok(look::<Source>(self)?.found)
+        Ok(self.of_key(look::<Source>(self))?.found)
     }
 }

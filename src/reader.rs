@@ -72,7 +72,7 @@ impl Reader {
             return Ok(Some(last.snapshot.clone()));
         }
         self.last = None;
-        let look = look::<Whole>(&self.entry)?;
+        let look = self.entry.of_key(look::<Whole>(&self.entry))?;
         self.last = look.found.value().map(|(snapshot, file, metadata)| Last {
             snapshot,
             _payload: file,

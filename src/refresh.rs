@@ -142,7 +142,8 @@ impl Refresh {
     /// # Errors
     /// [`Limit`](crate::ErrorKind::Limit) if they do not fit or a key is empty or holds `=`.
     pub fn set_validators(&mut self, validators: Validators) -> Result<()> {
-        check_validators(&self.entry.path(), &validators)?;
+        let entry = &self.entry;
+        entry.of_key(check_validators(&entry.path(), &validators))?;
         self.validators = Some(validators);
         Ok(())
     }

@@ -9,13 +9,15 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use crate::error::{Error, Result};
+use crate::key::Key;
 use crate::text::{self, Lines, Writer};
 use crate::time;
 
 const FORMAT: &str = "tag 1";
 
-/// The longest tag that is written or read: two sets of validators of [`VALIDATORS_MAX`] fit, escaped three for one.
-pub(crate) const TAG_MAX: usize = 64 * 1024;
+/// The longest tag that is written or read: two sets of validators of [`VALIDATORS_MAX`] and two keys of
+/// [`KEY_MAX`](crate::key::KEY_MAX) fit, escaped three for one.
+pub(crate) const TAG_MAX: usize = 160 * 1024;
 
 /// What all keys and values of a set of validators may have in bytes together.
 const VALIDATORS_MAX: usize = 8 * 1024;
@@ -35,6 +37,8 @@ pub(crate) struct Record {
     /// How long it took to produce, if that is known.
     pub(crate) took: Option<Duration>,
     pub(crate) validators: Validators,
+    /// The key that it was published for; `None` for a payload that was published by name.
+    pub(crate) key: Option<Key>,
 }
 
 /// What an entry holds.
@@ -64,6 +68,7 @@ impl Record {
             checked: SystemTime::UNIX_EPOCH,
             took: None,
             validators: Validators::new(),
+            key: None,
         }
     }
 
@@ -93,6 +98,11 @@ impl Record {
             escaped.push('=');
             text::escape(value, &mut escaped);
             writer.raw("validator", &escaped);
+        }
+        if let Some(key) = &self.key {
+            let mut escaped = String::new();
+            text::escape_bytes(key.as_bytes(), &mut escaped);
+            writer.raw("key", &escaped);
         }
     }
 }
@@ -174,6 +184,7 @@ struct Draft<'a> {
     checked_ms: u64,
     took_ms: Option<u64>,
     validators: Validators,
+    key: Option<Key>,
 }
 
 impl<'a> Draft<'a> {
@@ -192,6 +203,7 @@ impl<'a> Draft<'a> {
                 self.validators
                     .insert(text::unescape(key)?, text::unescape(value)?);
             }
+            "key" => self.key = Some(Key::of_tag(text::unescape_bytes(value)?)),
             _ => {}
         }
         Ok(())
@@ -218,6 +230,7 @@ impl<'a> Draft<'a> {
             checked: time::from_unix_ms(self.checked_ms),
             took: self.took_ms.map(Duration::from_millis),
             validators: self.validators,
+            key: self.key,
         })
     }
 }
@@ -225,6 +238,7 @@ impl<'a> Draft<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::key::KEY_MAX;
 
     fn full() -> Tag {
         let big: Validators = (0..64)
@@ -241,6 +255,7 @@ mod tests {
             checked: time::from_unix_ms(u64::MAX >> 12),
             took: Some(Duration::from_millis(u64::MAX)),
             validators: big,
+            key: Some(Key::of_tag(vec![b'\n'; KEY_MAX])),
         };
         let absent = Content::Absent {
             valid_for: Duration::from_millis(u64::MAX),
@@ -265,6 +280,68 @@ mod tests {
             next: full().next,
         };
         assert_eq!(Tag::decode(&first.encode()), Ok(first));
+    }
+
+    #[test]
+    fn each_record_has_its_own_key() {
+        let of = |key: &[u8]| Record {
+            key: Some(Key::of_tag(key.into())),
+            ..full().next
+        };
+        let every_byte: Vec<u8> = (0..=255).collect();
+        let keys: [&[u8]; 8] = [
+            b"",
+            b" ",
+            b"%",
+            b"a b%20\ncheck 0\r\n",
+            "gr\u{f6}\u{df}e\u{2028}".as_bytes(),
+            b"\xff\0\xc3",
+            &every_byte,
+            &every_byte.repeat(KEY_MAX / 256),
+        ];
+        for key in keys {
+            let tag = Tag {
+                previous: of(key),
+                next: of(b"another"),
+            };
+            assert_eq!(Tag::decode(&tag.encode()), Ok(tag), "{key:?}");
+            let first = Tag {
+                previous: Record::missing(0),
+                next: of(key),
+            };
+            let read = Tag::decode(&first.encode()).expect("just written");
+            assert_eq!(read.previous.key, None, "no key is not the empty key");
+            assert_eq!(read.next.key, first.next.key);
+        }
+    }
+
+    #[test]
+    fn a_tag_from_before_there_were_keys_is_read_and_what_a_later_one_adds_is_skipped() {
+        let record = |section: &str| {
+            format!(
+                "record {section}\nkind value\nlength 3\nxxh3 {:032x}\ngeneration 7\nwritten_ms 1\nchecked_ms 2\n\
+                 validator etag=x\n",
+                5
+            )
+        };
+        let checked = |body: String| {
+            let check = xxhash_rust::xxh3::xxh3_64(body.as_bytes());
+            format!("{body}check {check:016x}\n")
+        };
+        let (previous, next) = (record("previous"), record("next"));
+        let before = checked(format!("cachelock tag 1\n{previous}{next}"));
+        let tag = Tag::decode(before.as_bytes()).expect("what earlier versions have written");
+        assert_eq!(tag.next.generation, 7);
+        assert_eq!(tag.next.key, None);
+        assert_eq!(
+            tag.encode(),
+            before.as_bytes(),
+            "an entry without a key needs no new line"
+        );
+        let later = checked(format!(
+            "cachelock tag 1\n{previous}novelty %zz\n{next}novelty\n"
+        ));
+        assert_eq!(Tag::decode(later.as_bytes()), Ok(tag));
     }
 
     #[test]

@@ -116,8 +116,22 @@ pub(crate) fn escape(value: &str, into: &mut String) {
     }
 }
 
+/// As [`escape`], for bytes that need not be text: what is text in them stays readable.
+pub(crate) fn escape_bytes(value: &[u8], into: &mut String) {
+    for chunk in value.utf8_chunks() {
+        escape(chunk.valid(), into);
+        for byte in chunk.invalid() {
+            let _ = write!(into, "%{byte:02x}");
+        }
+    }
+}
+
 pub(crate) fn unescape(value: &str) -> Result<String, String> {
-    let bad = || format!("{value:?} is not properly escaped");
+    String::from_utf8(unescape_bytes(value)?).map_err(|_| badly_escaped(value))
+}
+
+pub(crate) fn unescape_bytes(value: &str) -> Result<Vec<u8>, String> {
+    let bad = || badly_escaped(value);
     let mut bytes = Vec::with_capacity(value.len());
     let mut rest = value.as_bytes();
     while let [byte, tail @ ..] = rest {
@@ -133,7 +147,11 @@ pub(crate) fn unescape(value: &str) -> Result<String, String> {
         bytes.push(u8::from_str_radix(digits, 16).map_err(|_| bad())?);
         rest = &tail[2..];
     }
-    String::from_utf8(bytes).map_err(|_| bad())
+    Ok(bytes)
+}
+
+fn badly_escaped(value: &str) -> String {
+    format!("{value:?} is not properly escaped")
 }
 
 #[cfg(test)]
@@ -186,5 +204,28 @@ mod tests {
         for value in ["%", "%1", "%zz", "%ff", "%é"] {
             assert!(unescape(value).is_err(), "{value}");
         }
+    }
+
+    #[test]
+    fn bytes_come_back_as_they_were_and_text_in_them_stays_text() {
+        let every_byte: Vec<u8> = (0..=255).collect();
+        for bytes in [
+            &b""[..],
+            b"\xff\xfe",
+            b"%ff",
+            "größe \u{fffd}".as_bytes(),
+            &every_byte,
+        ] {
+            let mut escaped = String::new();
+            escape_bytes(bytes, &mut escaped);
+            assert!(
+                !escaped.contains(|c: char| c.is_control() || c == ' '),
+                "{escaped}"
+            );
+            assert_eq!(unescape_bytes(&escaped).as_deref(), Ok(bytes), "{escaped}");
+        }
+        let mut escaped = String::new();
+        escape_bytes(b"https://example.org/\xc3\xb6?q=%", &mut escaped);
+        assert_eq!(escaped, "https://example.org/ö?q=%25");
     }
 }

@@ -1,5 +1,6 @@
 //! What a cache promises, once for each platform: on the real one in a real directory, and in the memory of a live world.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,13 +10,18 @@ use std::thread;
 use std::time::SystemTime;
 use std::time::{Duration, Instant};
 
-use cachelock::platform::{Access, Dir, Platform};
+use cachelock::platform::{Access, Dir, FileKind, Platform};
 #[cfg(unix)]
 use cachelock::platform::{Event, Identity, Monotonic, Slot, Task, native};
 use cachelock::{
     Backend, Cache, CacheBuilder, CancelToken, Durability, Entry, ErrorKind, GetError, Locking,
     Policy, Timeout, Verification,
 };
+
+use hell::colliding;
+
+#[path = "support/hell.rs"]
+mod hell;
 
 /// A place for a cache, and two processes that share it.
 struct Ground {
@@ -519,6 +525,305 @@ fn a_cache_in_a_cache_is_refused(ground: &Ground) {
     assert_reads(&entry(&inner.cache(), "entry"), b"inner", 1);
 }
 
+/// All files at and below `path`, with what is in them, sorted.
+#[track_caller]
+fn files(ground: &Ground, path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    let mut folders = vec![path.to_owned()];
+    while let Some(path) = folders.pop() {
+        let dir = ground.platform.open_dir(&path).expect("it was listed");
+        for name in dir.list().expect("it can be listed") {
+            let path = path.join(&name);
+            let metadata = dir.stat(&name).expect("it was listed");
+            if metadata.kind == FileKind::Directory {
+                folders.push(path);
+                continue;
+            }
+            let file = dir.open(&name, Access::Read).expect("it was listed");
+            let len = usize::try_from(metadata.len).expect("it was just written");
+            let mut bytes = vec![0; len];
+            let mut at = 0;
+            while at < len {
+                let read = file.read_at(&mut bytes[at..], at as u64);
+                at += read.expect("readable").max(1);
+            }
+            files.insert(path, bytes);
+        }
+    }
+    files
+}
+
+/// A cache in a folder of its own, beside a canary.
+fn caged(ground: &Ground) -> Ground {
+    ground.plant("canary", b"alive");
+    Ground {
+        platform: ground.platform.clone(),
+        other: ground.other.clone(),
+        path: ground.path.join("cage").join("cache"),
+        _dir: None,
+    }
+}
+
+/// Asserts that there is nothing but the canary, these payloads, and the control directory.
+#[track_caller]
+fn assert_holds_only(ground: &Ground, caged: &Ground, payloads: BTreeMap<PathBuf, Vec<u8>>) {
+    let control = caged.path.join(".cachelock");
+    let tags = control.join("tags");
+    let mut expected = payloads;
+    let tagged: Vec<PathBuf> = expected
+        .keys()
+        .map(|path| tags.join(path.strip_prefix(&caged.path).expect("it is in the cache")))
+        .collect();
+    expected.insert(ground.path.join("canary"), b"alive".to_vec());
+    let mut found = files(ground, ground.path.parent().expect("it is not the root"));
+    for path in tagged {
+        assert!(found.remove(&path).is_some(), "no tag at {path:?}");
+    }
+    for name in ["cache.lock", "head"] {
+        found.remove(&control.join(name));
+    }
+    for (path, bytes) in &expected {
+        assert_eq!(found.remove(path).as_ref(), Some(bytes), "at {path:?}");
+    }
+    assert_eq!(found, BTreeMap::new(), "nobody asked for these");
+}
+
+const FROM_HELL: usize = 10_000;
+const SEED: u64 = 20_261_127;
+
+/// Publishes very many entries: not synced, under one lock.
+fn in_bulk(ground: &Ground) -> Cache {
+    let builder = ground.builder().durability(Durability::None);
+    builder.open().expect("nothing is touched")
+}
+
+fn any_bytes_are_a_key_of_their_own(ground: &Ground) {
+    let caged = caged(ground);
+    let cache = in_bulk(&caged);
+    let keys = hell::keys(SEED, FROM_HELL);
+    let mut payloads = BTreeMap::new();
+    let lock = cache.lock().expect("it is free");
+    for (n, key) in keys.iter().enumerate() {
+        let entry = cache
+            .entry_for_key(key)
+            .unwrap_or_else(|error| panic!("seed {SEED}, key {n}: {error}"));
+        let bytes = [&n.to_le_bytes(), &**key].concat();
+        let mut refresh = lock.refresh(&entry).expect("it is held");
+        refresh.write_all(&bytes).expect("the stage takes bytes");
+        let published = refresh.publish().expect("nothing is in the way");
+        assert_eq!(published.generation, 1, "seed {SEED}, key {n}: {entry:?}");
+        payloads.insert(entry.path(), bytes);
+    }
+    drop(lock);
+    let cache = caged.cache();
+    for (n, key) in keys.iter().enumerate() {
+        let entry = cache.entry_for_key(key).expect("it was good before");
+        assert_eq!(entry.key(), Some(&**key));
+        let snapshot = entry
+            .read()
+            .unwrap_or_else(|error| panic!("seed {SEED}, key {n}: {error}"))
+            .unwrap_or_else(|| panic!("seed {SEED}, key {n}: {entry:?} is missing"));
+        assert!(
+            snapshot[..] == [&n.to_le_bytes(), &**key].concat(),
+            "seed {SEED}, key {n}: {entry:?} is another's"
+        );
+        let name = cache.entry(entry.name()).expect("its name is a good one");
+        assert_eq!((name.path(), name.key()), (entry.path(), None));
+    }
+    assert_eq!(payloads.len(), FROM_HELL, "seed {SEED}: two have one file");
+    assert_holds_only(ground, &caged, payloads);
+}
+
+fn a_key_is_too_long_or_kept_whole(ground: &Ground) {
+    let cache = ground.cache();
+    let longest = vec![b'%'; hell::KEY_MAX];
+    let entry = cache.entry_for_key(&longest).expect("it is just allowed");
+    let of_name = self::entry(&cache, entry.name());
+    // The tag has room for two of them and the most validators that there can be.
+    for (bytes, generation) in [(b"one", 1), (b"two", 2)] {
+        let validator = ("etag".to_owned(), "\n".repeat(8 * 1024 - 4));
+        let mut refresh = entry.refresh().expect("the lock is free");
+        refresh
+            .set_validators([validator].into())
+            .expect("they are just allowed");
+        refresh.write_all(bytes).expect("the stage takes bytes");
+        let published = refresh.publish().expect("nothing is in the way");
+        assert_eq!(published.generation, generation);
+    }
+    assert_reads(&entry, b"two", 2);
+    assert_reads(&of_name, b"two", 2);
+
+    let longer = vec![b'%'; hell::KEY_MAX + 1];
+    let error = cache.entry_for_key(longer).expect_err("one byte too many");
+    assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
+    assert!(error.to_string().contains("%%%"), "{error}");
+    assert!(error.to_string().len() < 300, "{error}");
+}
+
+fn for_key(cache: &Cache, key: impl AsRef<[u8]>) -> Entry {
+    cache.entry_for_key(key).expect("it is short enough")
+}
+
+/// Two entries of which the other's payload replaces the one's.
+#[track_caller]
+fn two_in_one_file(cache: &Cache) -> [Entry; 2] {
+    let [one, other] = [1, 2].map(|n| for_key(cache, colliding(n)));
+    assert_ne!(one.key(), other.key());
+    assert_eq!(one.path(), other.path(), "they do not collide");
+    [one, other]
+}
+
+#[track_caller]
+fn assert_missing(entry: &Entry) {
+    let found = entry.read().expect("no error");
+    assert_eq!(found.as_deref(), None, "{entry:?} gets what is not its own");
+    assert!(entry.open().expect("no error").is_none(), "{entry:?}");
+}
+
+fn keys_with_one_hash_replace_each_other_and_never_get_each_others_bytes(ground: &Ground) {
+    let cache = ground.cache();
+    let [one, other] = two_in_one_file(&cache);
+    let by_name = entry(&cache, one.name());
+    assert_eq!(publish(&one, b"one"), 1);
+    assert_missing(&other);
+    assert_eq!(publish(&other, b"other"), 2);
+    assert_missing(&one);
+    assert_reads(&other, b"other", 2);
+    // The same bytes are still another key's.
+    assert_eq!(publish(&one, b"other"), 3);
+    assert_missing(&other);
+    assert_reads(&one, b"other", 3);
+    assert_eq!(publish(&one, b"one"), 4);
+    assert_reads(&by_name, b"one", 4);
+    // What one is known to lack the other may have.
+    let hour = Duration::from_secs(3600);
+    let refresh = other.refresh().expect("the lock is free");
+    refresh.publish_absent(hour).expect("nothing is in the way");
+    let any = Policy::any_age();
+    let absent = other.get_or_refresh(&any, |_| Err::<(), _>("asked all the same"));
+    assert!(matches!(absent, Ok(None)), "{absent:?}");
+    let got = one
+        .get_or_refresh(&any, |refresh| refresh.write_all(b"one"))
+        .expect("nothing is in the way");
+    assert_eq!(got.as_deref(), Some(&b"one"[..]));
+    assert_reads(&one, b"one", 6);
+    assert_missing(&other);
+}
+
+fn a_key_keeps_nothing_of_another(ground: &Ground) {
+    let cache = ground.cache();
+    let [one, other] = two_in_one_file(&cache);
+    publish(&one, b"one");
+    let mut refresh = other.refresh().expect("the lock is free");
+    let previous = refresh.previous().expect("readable");
+    assert!(previous.is_none(), "the producer is given {previous:?}");
+    let failed = refresh
+        .publish_not_modified()
+        .expect_err("what would it be?");
+    assert_eq!(failed.error.kind(), ErrorKind::Missing, "{failed}");
+    drop(failed);
+    // Nor is it better than an error.
+    let hour = Duration::from_secs(3600);
+    let old = Policy::fresh_for(Duration::ZERO)
+        .stale_for(hour)
+        .error_for(hour);
+    let answer = other.get_or_refresh(&old, |_| Err::<(), _>("cannot be fetched"));
+    assert!(matches!(answer, Err(GetError::Produce(_))), "{answer:?}");
+    assert_reads(&one, b"one", 1);
+    let refresh = one.refresh().expect("the lock is free");
+    refresh.publish_not_modified().expect("its own is there");
+    assert_reads(&one, b"one", 1);
+    assert_missing(&other);
+}
+
+fn a_reader_of_a_key_forgets_what_another_key_replaced(ground: &Ground) {
+    let cache = ground.cache();
+    let [one, other] = two_in_one_file(&cache);
+    let mut reader = one.reader();
+    for round in 0..3 {
+        let read = reader.read().expect("no error");
+        assert_eq!(read.as_deref(), None, "round {round}");
+        publish(&one, b"same");
+        let read = reader.read().expect("no error");
+        assert_eq!(read.as_deref(), Some(&b"same"[..]), "round {round}");
+        publish(&other, b"same");
+    }
+}
+
+fn a_key_does_not_get_what_no_key_was_published_for(ground: &Ground) {
+    let cache = ground.cache();
+    let entry = for_key(&cache, "key");
+    let by_name = self::entry(&cache, entry.name());
+    let (folder, file) = entry.name().rsplit_once('/').expect("it is in a folder");
+    let elsewhere = Ground {
+        platform: ground.platform.clone(),
+        other: ground.other.clone(),
+        path: ground.path.join(folder),
+        _dir: None,
+    };
+    elsewhere.plant(file, b"by hand");
+    assert_missing(&entry);
+    assert!(by_name.read().expect("no error").is_some(), "it is there");
+    assert_eq!(publish(&entry, b"its own"), 2);
+    assert_reads(&entry, b"its own", 2);
+    assert_eq!(publish(&by_name, b"by name"), 3);
+    assert_missing(&entry);
+    assert_reads(&by_name, b"by name", 3);
+    assert_eq!(publish(&entry, b"its own"), 4);
+    assert_reads(&entry, b"its own", 4);
+}
+
+fn an_error_tells_the_key_and_the_path(ground: &Ground) {
+    let cache = ground.cache();
+    let entry = for_key(&cache, "https://example.org/\n?q=1");
+    publish(&entry, b"good");
+    let debug = format!("{entry:?}");
+    let mut told = vec![debug];
+    let (folder, file) = entry.name().rsplit_once('/').expect("it is in a folder");
+    let folder = ground.dir(folder);
+    let payload = folder.open(file, Access::Write).expect("it is there");
+    payload.write_at(b"evil", 0).expect("it can be written to");
+    let corrupt = entry.read().expect_err("these are not the published bytes");
+    assert!(corrupt.is_corrupt(), "{corrupt}");
+    assert_eq!(corrupt.path(), Some(&*entry.path()));
+    told.push(corrupt.to_string());
+    let mut refresh = entry.refresh().expect("the lock is free");
+    refresh.expect_len(1);
+    let failed = refresh.publish().expect_err("0 bytes are not 1");
+    assert_eq!(failed.error.kind(), ErrorKind::LengthMismatch);
+    told.push(failed.to_string());
+    for told in told {
+        let path = entry.path();
+        for part in ["https://example.org/\\n?q=1", path.to_str().expect("ASCII")] {
+            assert!(told.contains(part), "{told:?} does not tell {part:?}");
+        }
+    }
+}
+
+fn of_many_callers_for_a_key_one_replaces_anothers_payload(ground: &Ground) {
+    let [one, other] = two_in_one_file(&ground.cache());
+    publish(&other, b"other");
+    let produced = AtomicUsize::new(0);
+    let barrier = Barrier::new(16);
+    thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                let one = for_key(&ground.cache(), one.key().expect("it has one"));
+                barrier.wait();
+                let snapshot = one
+                    .get_or_refresh(&Policy::any_age(), |refresh| {
+                        produced.fetch_add(1, Ordering::SeqCst);
+                        refresh.write_all(b"one")
+                    })
+                    .unwrap_or_else(|error: GetError<io::Error>| panic!("{error}"));
+                assert_eq!(snapshot.as_deref(), Some(&b"one"[..]));
+            });
+        }
+    });
+    assert_eq!(produced.load(Ordering::SeqCst), 1, "fetched more than once");
+    assert_reads(&one, b"one", 2);
+}
+
 macro_rules! on_each_platform {
     ($($claim:ident),+ $(,)?) => {
         mod memory {
@@ -561,4 +866,12 @@ on_each_platform!(
     full_durability_publishes,
     names_that_cannot_be_are_refused,
     a_cache_in_a_cache_is_refused,
+    any_bytes_are_a_key_of_their_own,
+    a_key_is_too_long_or_kept_whole,
+    keys_with_one_hash_replace_each_other_and_never_get_each_others_bytes,
+    a_key_keeps_nothing_of_another,
+    a_reader_of_a_key_forgets_what_another_key_replaced,
+    a_key_does_not_get_what_no_key_was_published_for,
+    an_error_tells_the_key_and_the_path,
+    of_many_callers_for_a_key_one_replaces_anothers_payload,
 );
