@@ -824,6 +824,74 @@ fn of_many_callers_for_a_key_one_replaces_anothers_payload(ground: &Ground) {
     assert_reads(&one, b"one", 2);
 }
 
+/// The rules for names once more, as a user is told them.
+fn may_be_a_name(name: &str) -> bool {
+    let is_control = |segment: &str| segment.eq_ignore_ascii_case(".cachelock");
+    !name.contains(['\\', ':'])
+        && !name.contains(char::is_control)
+        && name.split('/').all(|segment| {
+            !["", ".", ".."].contains(&segment)
+                && !segment.ends_with(['.', ' '])
+                && !is_control(segment)
+                && segment.len() <= 255
+        })
+}
+
+fn a_name_is_refused_or_is_exactly_its_file(ground: &Ground) {
+    let caged = caged(ground);
+    let cache = in_bulk(&caged);
+    let mut payloads = BTreeMap::new();
+    let mut refused = [0, 0];
+    let lock = cache.lock().expect("it is free");
+    for name in hell::names(SEED, FROM_HELL) {
+        let entry = match cache.entry(&name) {
+            Ok(entry) => entry,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::InvalidName, "{name:?}: {error}");
+                refused[0] += 1;
+                continue;
+            }
+        };
+        assert!(may_be_a_name(&name), "seed {SEED}: {name:?} was taken");
+        assert_eq!(entry.name(), name);
+        assert_eq!(entry.path(), caged.path.join(&name));
+        let publish = || -> cachelock::Result<()> {
+            let mut refresh = lock.refresh(&entry)?;
+            refresh
+                .write_all(name.as_bytes())
+                .expect("the stage takes bytes");
+            refresh.publish()?;
+            Ok(())
+        };
+        match publish() {
+            Ok(()) => {
+                let read = entry.read().expect("readable").expect("there");
+                assert!(
+                    &*read == name.as_bytes(),
+                    "seed {SEED}: {name:?} is another's"
+                );
+                payloads.insert(entry.path(), name.into_bytes());
+            }
+            // Beside one that is a folder to it, or in one that is its file.
+            Err(error) => {
+                let beside = [ErrorKind::InvalidName, ErrorKind::NotAFile];
+                assert!(
+                    beside.contains(&error.kind()),
+                    "seed {SEED}, {name:?}: {error}"
+                );
+                refused[1] += 1;
+            }
+        }
+    }
+    drop(lock);
+    assert!(
+        payloads.len() > FROM_HELL / 10 && refused.iter().all(|n| *n > 10),
+        "seed {SEED}: {} good, {refused:?} not: too one-sided",
+        payloads.len()
+    );
+    assert_holds_only(ground, &caged, payloads);
+}
+
 macro_rules! on_each_platform {
     ($($claim:ident),+ $(,)?) => {
         mod memory {
@@ -874,4 +942,5 @@ on_each_platform!(
     a_key_does_not_get_what_no_key_was_published_for,
     an_error_tells_the_key_and_the_path,
     of_many_callers_for_a_key_one_replaces_anothers_payload,
+    a_name_is_refused_or_is_exactly_its_file,
 );
