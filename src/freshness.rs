@@ -267,8 +267,8 @@ impl Entry {
     ///
     /// # Errors
     /// [`GetError::Produce`] with the producer's error; [`GetError::Cache`] as for [`Entry::begin`] and
-    /// [`Refresh::publish`]. Neither within the policy's [`error_for`](Policy::error_for), while there is a payload; a
-    /// cancelled wait is always an error.
+    /// [`Refresh::publish`], and if what was just published is gone before it could be read. Neither within the policy's
+    /// [`error_for`](Policy::error_for), while there is a payload; a cancelled wait is always an error.
     pub fn get_or_refresh<A: Into<Produced>, E>(
         &self,
         policy: &Policy,
@@ -283,7 +283,7 @@ impl Entry {
         };
         let error = match produce(&mut refresh) {
             Ok(answer) => match refresh.finish(answer.into()) {
-                Ok(_) => return Ok(self.read()?),
+                Ok(_) => return Ok(self.read_back()?),
                 Err(failed) => GetError::Cache(failed.into()),
             },
             Err(error) => {

@@ -400,6 +400,20 @@ impl Entry {
             .map(|(snapshot, ..)| snapshot))
     }
 
+    /// What was just published, or what has replaced it since. `None` only if that is known to be absent: a payload that
+    /// somebody removed meanwhile, or one for another key, says nothing about the source.
+    pub(crate) fn read_back(&self) -> Result<Option<Snapshot>> {
+        match self.of_key(look::<Whole>(self))?.found {
+            Found::Value((snapshot, ..)) => Ok(Some(snapshot)),
+            Found::Absent { .. } => Ok(None),
+            Found::Missing => {
+                let gone = "it is gone again, right after it was published; ask again";
+                let gone = io::Error::new(io::ErrorKind::NotFound, gone);
+                self.of_key(Err(Error::io("read", self.path(), gone)))
+            }
+        }
+    }
+
     /// Opens the payload for reading in pieces, with constant memory. It is read twice: hashed and compared now, and then by
     /// the caller.
     ///

@@ -824,6 +824,59 @@ fn of_many_callers_for_a_key_one_replaces_anothers_payload(ground: &Ground) {
     assert_reads(&one, b"one", 2);
 }
 
+fn keys_that_fight_for_a_file_get_their_own_bytes_or_none(ground: &Ground) {
+    const ROUNDS: usize = 40;
+    let got = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for n in 0..4 {
+            let builder = match n % 2 {
+                0 => ground.builder(),
+                _ => ground.elsewhere(),
+            };
+            let builder = builder.durability(Durability::None);
+            let cache = builder.open().expect("nothing is touched");
+            let entry = for_key(&cache, colliding(n));
+            // All of one length, so that nothing but the hash tells payloads apart; and some are equal.
+            let bytes =
+                move |round: usize| format!("{:>8}", if round.is_multiple_of(4) { 0 } else { n });
+            let is_own =
+                move |read: &[u8]| read == bytes(0).as_bytes() || read == bytes(1).as_bytes();
+            let reader = entry.clone();
+            let got = &got;
+            let writer = scope.spawn(move || {
+                for round in 0..ROUNDS {
+                    let policy = match round % 2 {
+                        0 => Policy::any_age(),
+                        _ => Policy::fresh_for(Duration::ZERO),
+                    };
+                    let answer = entry.get_or_refresh(&policy, |refresh| {
+                        refresh.write_all(bytes(round).as_bytes())
+                    });
+                    match answer {
+                        Ok(Some(read)) => assert!(is_own(&read), "{entry:?} got {read:?}"),
+                        Ok(None) => panic!("{entry:?}: nobody said that it is absent"),
+                        // Replaced between publish and read.
+                        Err(error) => assert!(error.to_string().contains("gone again"), "{error}"),
+                    }
+                }
+            });
+            scope.spawn(move || {
+                let mut kept = reader.reader();
+                while !writer.is_finished() {
+                    for read in [reader.read(), kept.read()] {
+                        if let Some(read) = read.expect("whole or missing") {
+                            assert!(is_own(&read), "{reader:?} read {read:?}");
+                            got.fetch_add(1, Ordering::SeqCst);
+                        }
+                    }
+                    thread::yield_now();
+                }
+            });
+        }
+    });
+    assert!(got.into_inner() > 0, "no reader ever saw its own payload");
+}
+
 /// The rules for names once more, as a user is told them.
 fn may_be_a_name(name: &str) -> bool {
     let is_control = |segment: &str| segment.eq_ignore_ascii_case(".cachelock");
@@ -942,5 +995,6 @@ on_each_platform!(
     a_key_does_not_get_what_no_key_was_published_for,
     an_error_tells_the_key_and_the_path,
     of_many_callers_for_a_key_one_replaces_anothers_payload,
+    keys_that_fight_for_a_file_get_their_own_bytes_or_none,
     a_name_is_refused_or_is_exactly_its_file,
 );

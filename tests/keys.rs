@@ -4,7 +4,7 @@ use std::io::{ErrorKind as IoError, Write};
 use std::sync::Arc;
 
 use cachelock::platform::memory::{Call, Fault, Op, Process, Stopped, Target, World, seeded};
-use cachelock::{Entry, Error, ErrorKind, Published};
+use cachelock::{Entry, Error, ErrorKind, GetError, Policy, Published};
 
 use hell::colliding;
 use support::{builder, residue};
@@ -141,6 +141,32 @@ fn a_tag_that_may_not_be_read_is_an_error_and_not_a_miss() {
     }
     assert_eq!(error.path(), Some(&*entry.path()));
     assert_eq!(entry.read().expect("readable").as_deref(), Some(ONE));
+}
+
+#[test]
+fn a_caller_whose_payload_another_key_has_replaced_is_not_told_that_it_is_absent() {
+    let world = World::simulated();
+    let process = world.process("slow");
+    let slow = entry(&process, 1);
+    let file = slow.path();
+    let task = world.spawn(&process, "main", move || {
+        slow.get_or_refresh(&Policy::any_age(), |refresh| refresh.write_all(ONE))
+    });
+    // The gate is free again, so it has published; and it does not yet read.
+    let mut released = false;
+    world.run_to(&task, move |call| {
+        std::mem::replace(&mut released, call.op == Op::Unlock)
+    });
+    assert_eq!(read(&world, 1).as_deref(), Some(ONE), "it was published");
+    published(&world, 2, b"other");
+    let error = match world.finish(task) {
+        Err(GetError::Cache(error)) => error,
+        answer => panic!("{answer:?}\n{}", world.trace()),
+    };
+    assert_eq!(error.path(), Some(&*file));
+    for part in ["gone again", "ask again", "key \""] {
+        assert!(error.to_string().contains(part), "{error:?}: no {part:?}");
+    }
 }
 
 /// Random schedules of writers that share a file, each for its own key.
