@@ -8,6 +8,7 @@ use std::time::Duration;
 pub(crate) use crate::events::WaitingFor;
 use crate::key::Key;
 use crate::lock::Holder;
+use crate::time::seconds;
 
 /// The result of most calls of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -23,7 +24,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// # Ok::<(), cachelock::Error>(())
 /// ```
 // With the key of the entry it is about, if that has one.
-pub struct Error(Box<Repr>, Option<Key>);
+pub struct Error(Box<Repr>, pub(crate) Option<Key>);
 
 /// The kinds of [`Error`] that a caller can act on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -145,11 +146,6 @@ enum Repr {
         path: PathBuf,
         source: io::Error,
     },
-}
-
-/// A duration as people read it: `1.50 s`.
-fn seconds(duration: Duration) -> String {
-    format!("{:.2} s", duration.as_secs_f64())
 }
 
 fn held_by(holder: Option<&Holder>) -> String {
@@ -300,11 +296,6 @@ impl Error {
             source,
         }
         .into()
-    }
-
-    /// Tells the key, too, where the path only has its hash.
-    pub(crate) fn of_key(self, key: Option<&Key>) -> Self {
-        Error(self.0, key.cloned())
     }
 
     /// What kind of error it is.

@@ -135,7 +135,7 @@ impl Entry {
         let Some(key) = &self.key else {
             return Ok(true);
         };
-        // "Missing" would be refreshed, and then be missing again: the new tag gets the mode of the old one.
+        // It may well be there, so it is not missing; and no refresh would replace such a tag.
         if matches!(tag, TagState::Forbidden) {
             let forbidden = io::Error::from(io::ErrorKind::PermissionDenied);
             return Err(Error::io("read the tag of", self.path(), forbidden));
@@ -146,6 +146,14 @@ impl Entry {
     /// Adds the key to an error that has only the hash of it in its path.
     pub(crate) fn of_key<T>(&self, result: Result<T>) -> Result<T> {
         result.map_err(|error| error.of_key(self.key.as_ref()))
+    }
+}
+
+impl Error {
+    /// Tells the key, too, where the path only has its hash.
+    pub(crate) fn of_key(mut self, key: Option<&Key>) -> Self {
+        self.1 = key.cloned();
+        self
     }
 }
 

@@ -92,7 +92,8 @@ impl Stream {
         let bytes = match &mut self.source {
             Source::Memory(bytes) => std::mem::take(bytes),
             Source::File(file) => read_whole(&**file, self.meta.len)
-                .map_err(|error| Error::io("read", &*self.path, error))?,
+                .map_err(|error| Error::io("read", &*self.path, error))
+                .map_err(|error| error.of_key(self.key.as_ref()))?,
         };
         Ok(Snapshot {
             bytes: bytes.into(),

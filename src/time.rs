@@ -19,6 +19,11 @@ pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// `1.50 s`
+pub(crate) fn seconds(duration: Duration) -> String {
+    format!("{:.2} s", duration.as_secs_f64())
+}
+
 /// `2026-11-23 09:14:07 UTC`
 ///
 /// The calendar is the proleptic Gregorian one, by Howard Hinnant's `civil_from_days`.

@@ -710,6 +710,32 @@ fn keys_with_one_hash_replace_each_other_and_never_get_each_others_bytes(ground:
     assert_missing(&other);
 }
 
+fn a_key_keeps_nothing_of_another(ground: &Ground) {
+    let cache = ground.cache();
+    let [one, other] = two_in_one_file(&cache);
+    publish(&one, b"one");
+    let mut refresh = other.refresh().expect("the lock is free");
+    let previous = refresh.previous().expect("readable");
+    assert!(previous.is_none(), "the producer is given {previous:?}");
+    let failed = refresh
+        .publish_not_modified()
+        .expect_err("what would it be?");
+    assert_eq!(failed.error.kind(), ErrorKind::Missing, "{failed}");
+    drop(failed);
+    // Nor is it better than an error.
+    let hour = Duration::from_secs(3600);
+    let old = Policy::fresh_for(Duration::ZERO)
+        .stale_for(hour)
+        .error_for(hour);
+    let answer = other.get_or_refresh(&old, |_| Err::<(), _>("cannot be fetched"));
+    assert!(matches!(answer, Err(GetError::Produce(_))), "{answer:?}");
+    assert_reads(&one, b"one", 1);
+    let refresh = one.refresh().expect("the lock is free");
+    refresh.publish_not_modified().expect("its own is there");
+    assert_reads(&one, b"one", 1);
+    assert_missing(&other);
+}
+
 fn a_reader_of_a_key_forgets_what_another_key_replaced(ground: &Ground) {
     let cache = ground.cache();
     let [one, other] = two_in_one_file(&cache);
@@ -964,6 +990,7 @@ on_each_platform!(
     any_bytes_are_a_key_of_their_own,
     a_key_is_too_long_or_kept_whole,
     keys_with_one_hash_replace_each_other_and_never_get_each_others_bytes,
+    a_key_keeps_nothing_of_another,
     a_reader_of_a_key_forgets_what_another_key_replaced,
     a_key_does_not_get_what_no_key_was_published_for,
     an_error_tells_the_key_and_the_path,
