@@ -288,7 +288,7 @@ impl Entry {
     ) -> Result<Option<Snapshot>, GetError<E>> {
         let mut refresh = match self.begin(policy)? {
             Begun::Fresh(stream) | Begun::Stale(stream, _) => {
-                return Ok(Some(self.of_key(stream.into_snapshot())?));
+                return Ok(Some(stream.into_snapshot()?));
             }
             Begun::Absent => return Ok(None),
             Begun::Refresh(refresh) => refresh,
@@ -308,7 +308,7 @@ impl Entry {
             GetError::Produce(_) => &"the producer failed",
         };
         match self.stale_if_error(policy, why) {
-            Some(stream) => Ok(Some(self.of_key(stream.into_snapshot())?)),
+            Some(stream) => Ok(Some(stream.into_snapshot()?)),
             None => Err(error),
         }
     }
