@@ -66,10 +66,21 @@ pub(crate) fn run(args: &Args, control: &Arc<Control>) -> Result<u8, Failure> {
         } => lock(&open(to_lock(dir, locks))?, command, locks, control),
         Command::Status { path, cache } => {
             control.idle()?;
-            let (dir, file) = status::target(path, cache.as_deref())?;
-            let cache = open(builder(&dir, output, control, false))?;
-            let entry = file.map(|name| cache.entry(&name)).transpose()?;
-            status::run(&cache, entry.as_ref(), output)
+            let once = || {
+                let (dir, file) = status::target(path, cache.as_deref())?;
+                let cache = open(builder(&dir, output, control, false))?;
+                let entry = file.map(|name| cache.entry(&name)).transpose()?;
+                status::run(&cache, entry.as_ref(), output)
+            };
+            match once() {
+                // It was missing and so taken for an entry, and somebody has made a cache of it since.
+                Err(Failure::Cache(error))
+                    if error.kind() == ErrorKind::NotAFile && path.is_dir() =>
+                {
+                    once()
+                }
+                result => result,
+            }
         }
         Command::Sweep { dir, locks } => sweep(&open(to_lock(dir, locks))?, locks, output, control),
         Command::Break { dir, locks } => {
