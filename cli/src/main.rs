@@ -7,6 +7,7 @@ mod control;
 mod exit;
 mod feedback;
 mod input;
+mod line;
 mod report;
 
 use std::process::ExitCode;

@@ -31,12 +31,21 @@ pub(crate) fn failure(failure: &Failure, output: &Output, control: &Control) {
 
 /// The error object.
 pub(crate) fn json_failure(failure: &Failure) {
-    let path = failure.path().map(|path| path.display().to_string());
+    json_error(
+        failure.name(),
+        &failure.to_string(),
+        failure.path().as_deref(),
+        failure.code(),
+    );
+}
+
+/// As [`json_failure`], of an error that is said before it ends the program.
+pub(crate) fn json_error(name: &str, message: &str, path: Option<&Path>, exit_code: u8) {
     let object = json!({
-        "error": failure.name(),
-        "message": failure.to_string(),
-        "path": path,
-        "exit_code": failure.code(),
+        "error": name,
+        "message": message,
+        "path": path.map(|path| path.display().to_string()),
+        "exit_code": exit_code,
     });
     error_line(&object.to_string());
 }
@@ -57,7 +66,20 @@ pub(crate) fn warning(output: &Output, message: &str) {
 /// One line on standard error, in one write, so that lines of several processes do not mix.
 pub(crate) fn error_line(line: &str) {
     // There is nowhere left to complain.
-    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
+    let _ = io::stderr().write_all(format!("{}\n", printable(line)).as_bytes());
+}
+
+/// `text` without anything that moves a terminal's cursor: a path may hold any character.
+pub(crate) fn printable(text: &str) -> String {
+    let mut printable = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            printable.extend(character.escape_default());
+        } else {
+            printable.push(character);
+        }
+    }
+    printable
 }
 
 /// One line on standard output.
