@@ -7,7 +7,7 @@ use cachelock::{Event, EventKind, Observer};
 use serde_json::json;
 use tracing::level_filters::LevelFilter;
 
-use crate::args::Output;
+use crate::config::Settings;
 use crate::control::Control;
 use crate::exit::Failure;
 use crate::line::Line;
@@ -36,13 +36,13 @@ struct Wait {
 }
 
 impl Feedback {
-    pub(crate) fn new(output: &Output, control: &Arc<Control>, says_corrupt: bool) -> Self {
+    pub(crate) fn new(settings: &Settings, control: &Arc<Control>, says_corrupt: bool) -> Self {
         // What tracing writes would go into the line.
-        let alone = !output.json && LevelFilter::current() == LevelFilter::OFF;
+        let alone = !settings.json() && LevelFilter::current() == LevelFilter::OFF;
         Feedback {
             control: control.clone(),
-            quiet: output.quiet,
-            json: output.json,
+            quiet: settings.quiet(),
+            json: settings.json(),
             says_corrupt,
             wait: Mutex::new(Wait {
                 line: alone.then(Line::new).flatten(),

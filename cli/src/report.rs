@@ -7,13 +7,13 @@ use std::time::{Duration, SystemTime};
 use cachelock::{ErrorKind, Holder};
 use serde_json::{Value, json};
 
-use crate::args::Output;
+use crate::config::Settings;
 use crate::control::Control;
 use crate::exit::Failure;
 use crate::input::PIECE;
 
 /// Says why the program fails, unless that was said or whoever ended it knows.
-pub(crate) fn failure(failure: &Failure, output: &Output, control: &Control) {
+pub(crate) fn failure(failure: &Failure, json: bool, control: &Control) {
     let said = match failure {
         Failure::Lost => true,
         Failure::Cache(error) => error.kind() == ErrorKind::LeaseLost && control.is_lost(),
@@ -22,7 +22,7 @@ pub(crate) fn failure(failure: &Failure, output: &Output, control: &Control) {
     if said {
         return;
     }
-    if output.json {
+    if json {
         json_failure(failure);
     } else if !matches!(failure, Failure::Terminated(_)) {
         error_line(&format!("cachelock: {failure}"));
@@ -51,11 +51,11 @@ pub(crate) fn json_error(name: &str, message: &str, path: Option<&Path>, exit_co
 }
 
 /// Something that does not stop the program.
-pub(crate) fn warning(output: &Output, message: &str) {
-    if output.quiet {
+pub(crate) fn warning(settings: &Settings, message: &str) {
+    if settings.quiet() {
         return;
     }
-    if output.json {
+    if settings.json() {
         let line = json!({ "event": "warning", "message": message });
         error_line(&line.to_string());
     } else {

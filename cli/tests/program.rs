@@ -193,7 +193,10 @@ fn a_timeout_is_75_and_names_the_holder_and_the_flag() {
     assert_eq!(code(&out), 75);
     let said = stderr(&out);
     assert!(
-        said.contains("(--timeout 0; raise it with --timeout)"),
+        said.contains(
+            "(the timeout is 0, from --timeout; \
+             change it with --timeout, CACHELOCK_TIMEOUT or lock_timeout in a configuration file)"
+        ),
         "{said}"
     );
     assert!(said.contains(&format!("process {}", holder.id())), "{said}");
