@@ -8,6 +8,7 @@ use std::time::Duration;
 use cachelock::{Durability, Locking, Timeout, parse_duration};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueHint};
+use clap_complete::Shell;
 
 use crate::config::{self, Flags};
 use crate::help;
@@ -95,6 +96,16 @@ pub(crate) enum Command {
         #[command(flatten)]
         locks: Locks,
     },
+    /// Print a script that teaches a shell to complete this program's arguments
+    #[command(after_long_help = help::COMPLETIONS)]
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Print the manual page, for man(1)
+    #[command(after_long_help = help::MAN)]
+    Man,
 }
 
 /// `get`
@@ -236,7 +247,10 @@ impl Args {
             Command::Lock { locks, .. }
             | Command::Sweep { locks, .. }
             | Command::Break { locks, .. } => (Some(locks), None),
-            Command::Read { .. } | Command::Status { .. } => (None, None),
+            Command::Read { .. }
+            | Command::Status { .. }
+            | Command::Completions { .. }
+            | Command::Man => (None, None),
         };
         Flags {
             timeout: locks.and_then(|locks| locks.timeout),

@@ -1,5 +1,6 @@
 //! The commands, one function each.
 
+mod manual;
 mod status;
 
 use std::ffi::OsString;
@@ -39,6 +40,9 @@ pub(crate) fn run(args: &Args, control: &Arc<Control>) -> Result<u8, Failure> {
         }
         Command::Sweep { dir, .. } => run()?.sweep(dir),
         Command::Break { dir, .. } => run()?.break_lock(dir),
+        // Without settings: a shell that starts must not fail for a mistake in the configuration.
+        Command::Completions { shell } => manual::completions(*shell),
+        Command::Man => manual::page(),
     }
 }
 

@@ -1,4 +1,5 @@
-//! What `--help` says beside the arguments.
+//! What `--help` and the manual page say beside the arguments. A line that starts at the margin and ends in a colon is a
+//! heading; the manual page makes sections of them.
 
 use std::fmt::Write as _;
 
@@ -58,6 +59,21 @@ Examples:
   cachelock refresh ~/.cache/tool/index.json -- fetch-index
   fetch-index | cachelock refresh ~/.cache/tool/index.json";
 
+pub(crate) const COMPLETIONS: &str = "\
+Examples:
+  In ~/.bashrc:
+    eval \"$(cachelock completions bash)\"
+  For zsh, with ~/.zfunc in $fpath:
+    cachelock completions zsh > ~/.zfunc/_cachelock
+  For fish:
+    cd ~/.config/fish/completions
+    cachelock completions fish > cachelock.fish";
+
+pub(crate) const MAN: &str = "\
+Examples:
+  cachelock man > ~/.local/share/man/man1/cachelock.1
+  cachelock man | man -l -";
+
 /// What `cachelock help` has below the arguments.
 pub(crate) fn long() -> String {
     let mut text = format!("{SHORT}\n\nEnvironment:\n");
@@ -99,9 +115,9 @@ Configuration file:
 #[cfg(test)]
 mod tests {
     #[test]
-    fn every_line_fits_a_terminal() {
+    fn every_line_fits_a_terminal_and_a_manual_page() {
         let long = super::long();
-        let texts = [super::GET, super::REFRESH];
+        let texts = [super::GET, super::REFRESH, super::COMPLETIONS, super::MAN];
         for line in texts
             .iter()
             .flat_map(|text| text.lines())

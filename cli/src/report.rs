@@ -94,7 +94,8 @@ pub(crate) fn path(path: &Path) -> Result<(), Failure> {
     bytes(&text)
 }
 
-fn bytes(bytes: &[u8]) -> Result<(), Failure> {
+/// Anything on standard output.
+pub(crate) fn bytes(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     heard(out.write_all(bytes).and_then(|()| out.flush())).map(drop)
 }

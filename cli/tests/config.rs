@@ -170,9 +170,9 @@ fn a_lease_out_of_bounds_says_where_it_was_set() {
 }
 
 #[test]
-fn help_does_not_need_a_valid_configuration() {
+fn help_completions_and_the_manual_do_not_need_a_valid_configuration() {
     let (place, _) = configured("nonsense");
-    for words in [&["help"][..], &["get", "--help"]] {
+    for words in [&["help"][..], &["completions", "bash"], &["man"]] {
         let mut command = at_home(&place, words);
         command.env("CACHELOCK_TIMEOUT", "nonsense");
         let out = run(command);
