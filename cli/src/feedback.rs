@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cachelock::{Event, EventKind, Observer};
+use cachelock::{Event, EventKind, Observer, WaitingFor};
 use serde_json::json;
 use tracing::level_filters::LevelFilter;
 
@@ -97,6 +97,7 @@ impl Feedback {
                 "message": message,
                 "cache": event.cache.display().to_string(),
                 "entry": event.entry,
+                "waiting_for": event.waiting_for.map(WaitingFor::name),
                 "waited_ms": event.waited.map(ms),
                 "remaining_ms": event.remaining.map(ms),
                 "epoch": event.epoch,
