@@ -2,25 +2,28 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use cachelock::{Durability, Locking, Timeout, parse_duration};
-use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueHint};
+use clap_complete::Shell;
 
-const EXIT_CODES: &str = "\
-Exit codes:
-  0 done   1 other   2 usage   65 corrupt   66 missing   69 no lock to be had   74 I/O
-  75 timeout   76 lease lost   77 no permission or read-only   126, 127 COMMAND cannot be started
-  130 SIGINT   143 SIGTERM   otherwise COMMAND's own, 128+n if a signal ended it
-
-A bare number is seconds; units are ms, s, m, h, d, w.";
+use crate::config::{self, Flags};
+use crate::help;
 
 /// Caches the output of commands in files that many processes share.
 ///
 /// One caller at a time refreshes, readers never wait and never see half of anything, and a holder that died or fell
 /// asleep cannot block the others.
 #[derive(Debug, Parser)]
-#[command(name = "cachelock", version, after_help = EXIT_CODES)]
+#[command(
+    name = "cachelock",
+    version,
+    after_help = help::SHORT,
+    after_long_help = help::long()
+)]
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -31,37 +34,18 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Print the payload; if it is missing or old, have COMMAND (or standard input) produce it first
-    Get {
-        #[command(flatten)]
-        place: Place,
-        /// Refresh if it is older than this; without it, whatever is there is fresh
-        #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
-        fresh_for: Option<Duration>,
-        /// Print the payload's path and not the payload
-        #[arg(long)]
-        path: bool,
-        #[command(flatten)]
-        writing: Writing,
-        #[command(flatten)]
-        locks: Locks,
-        #[command(flatten)]
-        producer: Producer,
-    },
+    ///
+    /// Among all callers that ask at the same time one runs COMMAND; the others wait and print its result.
+    #[command(after_long_help = help::GET)]
+    Get(GetArgs),
     /// Replace the payload by what COMMAND (or standard input) produces, whatever is there
-    Refresh {
-        #[command(flatten)]
-        place: Place,
-        /// Publish only if the payload has exactly this many bytes
-        #[arg(long, value_name = "BYTES")]
-        expect_len: Option<u64>,
-        #[command(flatten)]
-        writing: Writing,
-        #[command(flatten)]
-        locks: Locks,
-        #[command(flatten)]
-        producer: Producer,
-    },
+    ///
+    /// Until the new payload is whole and in its place, readers see the old one. A COMMAND that fails changes nothing.
+    #[command(after_long_help = help::REFRESH)]
+    Refresh(RefreshArgs),
     /// Print the payload, verified; takes no lock
+    ///
+    /// Never waits, runs nothing and writes nothing, so it also works where the cache is read-only.
     Read {
         #[command(flatten)]
         place: Place,
@@ -71,27 +55,33 @@ pub(crate) enum Command {
     },
     /// Run COMMAND while holding the writer lock of the cache in DIR
     ///
-    /// If the lock is lost meanwhile, that is said at once, COMMAND is ended, and the exit code is 76.
+    /// As flock(1) does. If the lock is lost meanwhile, that is said at once, COMMAND is ended, and the exit code is 76.
+    /// What COMMAND itself writes is not protected from a new holder.
     Lock {
-        /// The cache's directory
+        /// The cache's directory; it is created if it is missing
+        #[arg(value_hint = ValueHint::DirPath)]
         dir: PathBuf,
         #[command(flatten)]
         locks: Locks,
-        /// What to run
+        /// What to run; it has this program's standard input, output and error
         #[arg(last = true, required = true, value_name = "COMMAND")]
+        #[arg(value_hint = ValueHint::CommandWithArguments)]
         command: Vec<OsString>,
     },
     /// Tell who holds the lock, and what is known about an entry
+    ///
+    /// Takes no lock. With -v also each setting and where it comes from; what happens is then said from -vv on.
     Status {
         /// A cache's directory, or the file of an entry
         path: PathBuf,
         /// The cache's directory; PATH is then the entry's name in it
-        #[arg(long, value_name = "DIR")]
+        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
         cache: Option<PathBuf>,
     },
     /// Remove what dead holders have left in DIR; every refresh does that, too
     Sweep {
         /// The cache's directory
+        #[arg(value_hint = ValueHint::DirPath)]
         dir: PathBuf,
         #[command(flatten)]
         locks: Locks,
@@ -101,10 +91,56 @@ pub(crate) enum Command {
     /// The old holder cannot publish any more. Only needed to be quicker than the lease.
     Break {
         /// The cache's directory
+        #[arg(value_hint = ValueHint::DirPath)]
         dir: PathBuf,
         #[command(flatten)]
         locks: Locks,
     },
+    /// Print a script that teaches a shell to complete this program's arguments
+    #[command(after_long_help = help::COMPLETIONS)]
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Print the manual page, for man(1)
+    #[command(after_long_help = help::MAN)]
+    Man,
+}
+
+/// `get`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct GetArgs {
+    #[command(flatten)]
+    pub(crate) place: Place,
+    /// Refresh if it is older than this; without it, whatever is there is fresh
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) fresh_for: Option<Duration>,
+    /// Print the payload's path and not the payload
+    #[arg(long)]
+    pub(crate) path: bool,
+    #[command(flatten)]
+    writing: Writing,
+    #[command(flatten)]
+    locks: Locks,
+    #[command(flatten)]
+    pub(crate) producer: Producer,
+}
+
+/// `refresh`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RefreshArgs {
+    #[command(flatten)]
+    pub(crate) place: Place,
+    /// Publish only if the payload has exactly this many bytes
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) expect_len: Option<u64>,
+    #[command(flatten)]
+    writing: Writing,
+    #[command(flatten)]
+    locks: Locks,
+    #[command(flatten)]
+    pub(crate) producer: Producer,
 }
 
 /// Which entry of which cache.
@@ -114,7 +150,7 @@ pub(crate) struct Place {
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
     /// The cache's directory; FILE is then the entry's name in it
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) cache: Option<PathBuf>,
 }
 
@@ -122,45 +158,118 @@ pub(crate) struct Place {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Producer {
     /// Its standard output becomes the payload; without it standard input does
-    #[arg(last = true, value_name = "COMMAND")]
+    #[arg(last = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
     pub(crate) command: Vec<OsString>,
 }
 
 #[derive(Debug, ClapArgs)]
-pub(crate) struct Writing {
-    /// What a publish survives: none, data or full
-    #[arg(long, value_name = "HOW", default_value_t)]
-    pub(crate) durability: Durability,
+struct Writing {
+    /// What a publish survives [default: data]
+    #[arg(long, value_name = "HOW", value_parser = one_of::<Durability>(DURABILITIES))]
+    durability: Option<Durability>,
 }
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Locks {
-    /// How long to wait for the lock: a duration, 0 or infinite
-    #[arg(long, value_name = "DURATION", default_value_t)]
-    pub(crate) timeout: Timeout,
-    /// auto, or lease: without the kernel's lock
-    #[arg(long, value_name = "HOW", default_value_t)]
-    pub(crate) locking: Locking,
-    /// How long a holder may stand still before others take over
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
-    pub(crate) lease: Duration,
+    /// How long to wait for the lock: a duration, 0 or infinite [default: 10s]
+    #[arg(long, value_name = "DURATION")]
+    timeout: Option<Timeout>,
+    /// How writers exclude each other [default: auto]
+    #[arg(long, value_name = "HOW", value_parser = one_of::<Locking>(WAYS_OF_LOCKING))]
+    locking: Option<Locking>,
+    /// How long a holder may stand still before others take over [default: 5s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    lease: Option<Duration>,
 }
 
-/// What every command takes.
-#[derive(Debug, Clone, ClapArgs)]
+/// What every command takes. `--quiet=false` is for whoever has it set elsewhere.
+#[derive(Debug, ClapArgs)]
 pub(crate) struct Output {
     /// Accept a directory that other users may write to or that belongs to another user
-    #[arg(long, global = true)]
-    pub(crate) allow_shared: bool,
+    #[arg(long, global = true, value_name = "BOOL", value_parser = config::parse_bool)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(overrides_with = "allow_shared")]
+    allow_shared: Option<bool>,
     /// Results and errors as JSON
-    #[arg(long, global = true)]
-    pub(crate) json: bool,
+    #[arg(long, global = true, value_name = "BOOL", value_parser = config::parse_bool)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(overrides_with = "json")]
+    pub(crate) json: Option<bool>,
     /// No feedback and no warnings, only errors
-    #[arg(long, short, global = true)]
-    pub(crate) quiet: bool,
+    #[arg(long, short, global = true, value_name = "BOOL", value_parser = config::parse_bool)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(overrides_with = "quiet")]
+    quiet: Option<bool>,
     /// Say what happens; twice: everything
     #[arg(long, short, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,
+}
+
+const DURABILITIES: [(&str, &str); 3] = [
+    (
+        "none",
+        "kills, but no power loss: after one, the entry may be torn",
+    ),
+    (
+        "data",
+        "a power loss leaves the entry old, new or missing, never torn",
+    ),
+    ("full", "as data, and what was published stays published"),
+];
+
+const WAYS_OF_LOCKING: [(&str, &str); 2] = [
+    (
+        "auto",
+        "the kernel's lock where it can be trusted, and the lease",
+    ),
+    ("lease", "the lease alone"),
+];
+
+/// A parser whose words help and completions know.
+fn one_of<T>(
+    words: impl IntoIterator<Item = (&'static str, &'static str)>,
+) -> impl TypedValueParser<Value = T>
+where
+    T: FromStr<Err = String> + Clone + Send + Sync + 'static,
+{
+    let words = words
+        .into_iter()
+        .map(|(word, help)| PossibleValue::new(word).help(help));
+    PossibleValuesParser::new(words).try_map(|word| word.parse::<T>())
+}
+
+impl Args {
+    /// What the command line says about settings.
+    pub(crate) fn flags(&self) -> Flags {
+        let (locks, writing) = match &self.command {
+            Command::Get(get) => (Some(&get.locks), Some(&get.writing)),
+            Command::Refresh(refresh) => (Some(&refresh.locks), Some(&refresh.writing)),
+            Command::Lock { locks, .. }
+            | Command::Sweep { locks, .. }
+            | Command::Break { locks, .. } => (Some(locks), None),
+            Command::Read { .. }
+            | Command::Status { .. }
+            | Command::Completions { .. }
+            | Command::Man => (None, None),
+        };
+        Flags {
+            timeout: locks.and_then(|locks| locks.timeout),
+            locking: locks.and_then(|locks| locks.locking),
+            lease: locks.and_then(|locks| locks.lease),
+            durability: writing.and_then(|writing| writing.durability),
+            allow_shared: self.output.allow_shared,
+            quiet: self.output.quiet,
+            json: self.output.json,
+        }
+    }
+
+    /// How loud tracing is. For `status` the first `-v` asks for the settings.
+    pub(crate) fn tracing(&self) -> u8 {
+        match self.command {
+            Command::Status { .. } => self.output.verbose.saturating_sub(1),
+            _ => self.output.verbose,
+        }
+    }
 }
 
 #[cfg(test)]

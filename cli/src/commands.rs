@@ -1,5 +1,6 @@
 //! The commands, one function each.
 
+mod manual;
 mod status;
 
 use std::ffi::OsString;
@@ -9,10 +10,11 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use cachelock::platform::process;
-use cachelock::{Begun, Cache, CacheBuilder, Entry, ErrorKind, Policy, Refresh, Timeout};
+use cachelock::{Begun, Cache, Entry, ErrorKind, Policy, Refresh, Timeout};
 use serde_json::json;
 
-use crate::args::{Args, Command, Locks, Output, Place};
+use crate::args::{Args, Command, GetArgs, Place, RefreshArgs};
+use crate::config::{self, Settings};
 use crate::control::Control;
 use crate::exit::{self, Failure};
 use crate::feedback::Feedback;
@@ -24,57 +26,23 @@ const LONG: Duration = Duration::from_secs(3600);
 
 /// Runs what `args` ask for; `Ok` has the exit code.
 pub(crate) fn run(args: &Args, control: &Arc<Control>) -> Result<u8, Failure> {
-    let output = &args.output;
-    let to_lock =
-        |dir: &Path, locks: &Locks| with_locks(builder(dir, output, control, true), locks, output);
+    let run = || -> Result<Run<'_>, Failure> {
+        let settings = config::settings(args.flags())?;
+        Ok(Run { settings, control })
+    };
     match &args.command {
-        Command::Get {
-            place,
-            fresh_for,
-            path,
-            writing,
-            locks,
-            producer,
-        } => {
-            let cache = to_lock(&place.cache_dir()?, locks).durability(writing.durability);
-            let cache = open(cache)?;
-            let entry = cache.entry(&place.name()?)?;
-            let policy = fresh_for.map_or_else(Policy::any_age, Policy::fresh_for);
-            get(&entry, &policy, *path, &producer.command, locks, control)
-        }
-        Command::Refresh {
-            place,
-            expect_len,
-            writing,
-            locks,
-            producer,
-        } => {
-            let cache = to_lock(&place.cache_dir()?, locks).durability(writing.durability);
-            let cache = open(cache)?;
-            let entry = cache.entry(&place.name()?)?;
-            let command = &producer.command;
-            refresh(&entry, *expect_len, command, locks, output, control)
-        }
-        Command::Read { place, path } => {
-            let cache = open(builder(&place.cache_dir()?, output, control, false))?;
-            read(&cache.entry(&place.name()?)?, *path, control)
-        }
-        Command::Lock {
-            dir,
-            locks,
-            command,
-        } => lock(&open(to_lock(dir, locks))?, command, locks, control),
+        Command::Get(args) => run()?.get(args),
+        Command::Refresh(args) => run()?.refresh(args),
+        Command::Read { place, path } => run()?.read(place, *path),
+        Command::Lock { dir, command, .. } => run()?.lock(dir, command),
         Command::Status { path, cache } => {
-            control.idle()?;
-            let (dir, file) = status::target(path, cache.as_deref())?;
-            let cache = open(builder(&dir, output, control, false))?;
-            let entry = file.map(|name| cache.entry(&name)).transpose()?;
-            status::run(&cache, entry.as_ref(), output)
+            run()?.status(path, cache.as_deref(), args.output.verbose > 0)
         }
-        Command::Sweep { dir, locks } => sweep(&open(to_lock(dir, locks))?, locks, output, control),
-        Command::Break { dir, locks } => {
-            break_lock(&open(to_lock(dir, locks))?, locks, output, control)
-        }
+        Command::Sweep { dir, .. } => run()?.sweep(dir),
+        Command::Break { dir, .. } => run()?.break_lock(dir),
+        // Without settings: a shell that starts must not fail for a mistake in the configuration.
+        Command::Completions { shell } => manual::completions(*shell),
+        Command::Man => manual::page(),
     }
 }
 
@@ -125,118 +93,200 @@ fn text(name: &Path) -> Result<String, Failure> {
     }
 }
 
-fn builder(
-    dir: &Path,
-    output: &Output,
-    control: &Arc<Control>,
-    says_corrupt: bool,
-) -> CacheBuilder {
-    Cache::builder(dir)
-        .allow_shared(output.allow_shared)
-        .cancel(control.cancel_token())
-        .observer(Feedback::new(output, control, says_corrupt))
+/// What a command opens a cache for.
+#[derive(Clone, Copy, PartialEq)]
+enum Access {
+    Read,
+    Write,
 }
 
-fn with_locks(builder: CacheBuilder, locks: &Locks, output: &Output) -> CacheBuilder {
-    if let Timeout::After(timeout) = locks.timeout
-        && timeout > LONG
-    {
-        let message = format!(
-            "--timeout {} is more than an hour; say infinite if there should be no limit",
-            locks.timeout
-        );
-        report::warning(output, &message);
-    }
-    builder
-        .timeout(locks.timeout)
-        .locking(locks.locking)
-        .lease(locks.lease)
+/// One run of the program.
+struct Run<'a> {
+    settings: Settings,
+    control: &'a Arc<Control>,
 }
 
-fn open(builder: CacheBuilder) -> Result<Cache, Failure> {
-    builder.open().map_err(|error| match error.kind() {
-        ErrorKind::Limit => Failure::Usage(error.to_string()),
-        _ => error.into(),
-    })
-}
-
-/// What a wait for the lock failed with.
-fn waited(error: cachelock::Error, locks: &Locks, control: &Control) -> Failure {
-    match error.kind() {
-        ErrorKind::Timeout => Failure::Timeout(error, locks.timeout),
-        // Nothing but a signal cancels.
-        ErrorKind::Cancelled => control.check().err().unwrap_or(Failure::Cache(error)),
-        _ => Failure::Cache(error),
-    }
-}
-
-fn get(
-    entry: &Entry,
-    policy: &Policy,
-    path: bool,
-    command: &[OsString],
-    locks: &Locks,
-    control: &Control,
-) -> Result<u8, Failure> {
-    let begun = entry
-        .begin(policy)
-        .map_err(|error| waited(error, locks, control))?;
-    let fresh = match begun {
-        Begun::Fresh(stream) | Begun::Stale(stream, _) => Some(stream),
-        Begun::Absent => return Err(Failure::Absent(entry.path())),
-        Begun::Refresh(mut refresh) => {
-            produce(&mut refresh, command, control)?;
-            refresh.publish()?;
-            None
+impl Run<'_> {
+    fn open(&self, dir: &Path, access: Access) -> Result<Cache, Failure> {
+        let settings = &self.settings;
+        let writes = access == Access::Write;
+        if writes
+            && let Timeout::After(timeout) = settings.timeout.value
+            && timeout > LONG
+        {
+            let message = format!(
+                "the timeout of {}, {}, is more than an hour; say infinite if there should be no limit",
+                settings.timeout.value,
+                settings.timeout.source.phrase()
+            );
+            report::warning(settings, &message);
         }
-    };
-    control.idle()?;
-    if path {
-        report::path(&entry.path())?;
-        return Ok(exit::OK);
+        let cache = Cache::builder(dir)
+            .timeout(settings.timeout.value)
+            .locking(settings.locking.value)
+            .lease(settings.lease.value)
+            .durability(settings.durability.value)
+            .allow_shared(settings.allow_shared.value)
+            .cancel(self.control.cancel_token())
+            // A command that only reads ends with what this would say.
+            .observer(Feedback::new(settings, self.control, writes))
+            .open();
+        cache.map_err(|error| match error.kind() {
+            // The lease is the one setting with limits.
+            ErrorKind::Limit => {
+                Failure::Usage(format!("{error} ({})", settings.lease.source.phrase()))
+            }
+            _ => error.into(),
+        })
     }
-    let stream = match fresh {
-        Some(stream) => stream,
-        None => entry
-            .open()?
-            .ok_or_else(|| Failure::Missing(entry.path()))?,
-    };
-    report::payload(stream)?;
-    Ok(exit::OK)
-}
 
-fn refresh(
-    entry: &Entry,
-    expect_len: Option<u64>,
-    command: &[OsString],
-    locks: &Locks,
-    output: &Output,
-    control: &Control,
-) -> Result<u8, Failure> {
-    if command.is_empty() {
-        check_input()?;
+    fn entry(&self, place: &Place, access: Access) -> Result<Entry, Failure> {
+        let cache = self.open(&place.cache_dir()?, access)?;
+        Ok(cache.entry(&place.name()?)?)
     }
-    let mut refresh = entry
-        .refresh()
-        .map_err(|error| waited(error, locks, control))?;
-    if let Some(len) = expect_len {
-        refresh.expect_len(len);
+
+    /// What a wait failed with, for the lock or for others to close the file that a publish replaces.
+    fn waited(&self, error: cachelock::Error) -> Failure {
+        match error.kind() {
+            ErrorKind::Timeout => Failure::Timeout(error, self.settings.about_timeout()),
+            // Nothing but a signal cancels.
+            ErrorKind::Cancelled => self.control.check().err().unwrap_or(Failure::Cache(error)),
+            _ => Failure::Cache(error),
+        }
     }
-    let (waited, epoch) = (refresh.waited(), refresh.epoch());
-    produce(&mut refresh, command, control)?;
-    let published = refresh.publish()?;
-    if output.json {
-        let line = json!({
-            "path": entry.path().display().to_string(),
-            "generation": published.generation,
-            "length": published.len,
-            "written_ms": report::unix_ms(published.written),
-            "waited_ms": report::ms(waited),
-            "epoch": epoch,
-        });
-        report::line(&line.to_string())?;
+
+    fn get(&self, args: &GetArgs) -> Result<u8, Failure> {
+        let entry = self.entry(&args.place, Access::Write)?;
+        let policy = args
+            .fresh_for
+            .map_or_else(Policy::any_age, Policy::fresh_for);
+        let begun = entry.begin(&policy).map_err(|error| self.waited(error))?;
+        let fresh = match begun {
+            Begun::Fresh(stream) | Begun::Stale(stream, _) => Some(stream),
+            Begun::Absent => return Err(Failure::Absent(entry.path())),
+            Begun::Refresh(mut refresh) => {
+                produce(&mut refresh, &args.producer.command, self.control)?;
+                refresh
+                    .publish()
+                    .map_err(|failed| self.waited(failed.into()))?;
+                None
+            }
+        };
+        self.control.idle()?;
+        if args.path {
+            report::path(&entry.path())?;
+            return Ok(exit::OK);
+        }
+        let stream = match fresh {
+            Some(stream) => stream,
+            None => entry
+                .open()?
+                .ok_or_else(|| Failure::Missing(entry.path()))?,
+        };
+        report::payload(stream)?;
+        Ok(exit::OK)
     }
-    Ok(exit::OK)
+
+    fn refresh(&self, args: &RefreshArgs) -> Result<u8, Failure> {
+        let entry = self.entry(&args.place, Access::Write)?;
+        let command = &args.producer.command;
+        if command.is_empty() {
+            check_input()?;
+        }
+        let mut refresh = entry.refresh().map_err(|error| self.waited(error))?;
+        if let Some(len) = args.expect_len {
+            refresh.expect_len(len);
+        }
+        let (waited, epoch) = (refresh.waited(), refresh.epoch());
+        produce(&mut refresh, command, self.control)?;
+        let published = refresh
+            .publish()
+            .map_err(|failed| self.waited(failed.into()))?;
+        if self.settings.json() {
+            let line = json!({
+                "path": entry.path().display().to_string(),
+                "generation": published.generation,
+                "length": published.len,
+                "written_ms": report::unix_ms(published.written),
+                "waited_ms": report::ms(waited),
+                "epoch": epoch,
+            });
+            report::line(&line.to_string())?;
+        }
+        Ok(exit::OK)
+    }
+
+    fn read(&self, place: &Place, path: bool) -> Result<u8, Failure> {
+        let entry = self.entry(place, Access::Read)?;
+        self.control.idle()?;
+        let stream = entry
+            .open()?
+            .ok_or_else(|| Failure::Missing(entry.path()))?;
+        if path {
+            report::path(&entry.path())?;
+        } else {
+            report::payload(stream)?;
+        }
+        Ok(exit::OK)
+    }
+
+    fn lock(&self, dir: &Path, command: &[OsString]) -> Result<u8, Failure> {
+        let cache = self.open(dir, Access::Write)?;
+        let lock = cache.lock().map_err(|error| self.waited(error))?;
+        let status = command::run(command, self.control)?;
+        // COMMAND may have ended while this process stood still, and the loss not be noticed yet. A stage can only be had
+        // by who holds the lease.
+        let lost = lock.check().is_err_and(|error| error.is_lease_lost());
+        self.control.check()?;
+        if lost {
+            return Err(Failure::Lost);
+        }
+        Ok(process::exit_code(status))
+    }
+
+    fn status(&self, path: &Path, cache: Option<&Path>, verbose: bool) -> Result<u8, Failure> {
+        self.control.idle()?;
+        let once = || {
+            let (dir, file) = status::target(path, cache)?;
+            let cache = self.open(&dir, Access::Read)?;
+            let entry = file.map(|name| cache.entry(&name)).transpose()?;
+            status::run(&cache, entry.as_ref(), &self.settings, verbose)
+        };
+        match once() {
+            // It was missing and so taken for an entry, and somebody has made a cache of it since.
+            Err(Failure::Cache(error)) if error.kind() == ErrorKind::NotAFile && path.is_dir() => {
+                once()
+            }
+            result => result,
+        }
+    }
+
+    fn sweep(&self, dir: &Path) -> Result<u8, Failure> {
+        let cache = self.open(dir, Access::Write)?;
+        cache.sweep().map_err(|error| self.waited(error))?;
+        if self.settings.json() {
+            let line = json!({ "path": cache.path().display().to_string(), "swept": true });
+            report::line(&line.to_string())?;
+        }
+        Ok(exit::OK)
+    }
+
+    fn break_lock(&self, dir: &Path) -> Result<u8, Failure> {
+        let cache = self.open(dir, Access::Write)?;
+        let holder = cache.break_lock().map_err(|error| self.waited(error))?;
+        let path = cache.path().display();
+        if self.settings.json() {
+            let holder = holder.as_ref().map(report::holder);
+            let line = json!({ "path": path.to_string(), "removed": holder });
+            report::line(&line.to_string())?;
+        } else if !self.settings.quiet() {
+            match holder {
+                Some(holder) => report::line(&format!("removed {holder} from the lock of {path}"))?,
+                None => report::line(&format!("nobody held the lock of {path}"))?,
+            }
+        }
+        Ok(exit::OK)
+    }
 }
 
 /// A person at a terminal does not expect to type a payload.
@@ -312,71 +362,4 @@ fn from_input_here(refresh: &mut Refresh) -> Result<(), Failure> {
             beaten = Instant::now();
         }
     }
-}
-
-fn read(entry: &Entry, path: bool, control: &Control) -> Result<u8, Failure> {
-    control.idle()?;
-    let stream = entry
-        .open()?
-        .ok_or_else(|| Failure::Missing(entry.path()))?;
-    if path {
-        report::path(&entry.path())?;
-    } else {
-        report::payload(stream)?;
-    }
-    Ok(exit::OK)
-}
-
-fn lock(
-    cache: &Cache,
-    command: &[OsString],
-    locks: &Locks,
-    control: &Control,
-) -> Result<u8, Failure> {
-    let lock = cache
-        .lock()
-        .map_err(|error| waited(error, locks, control))?;
-    let status = command::run(command, control)?;
-    // COMMAND may have ended while this process stood still, and the loss not be noticed yet. A stage can only be had
-    // by who holds the lease.
-    let lost = lock.check().is_err_and(|error| error.is_lease_lost());
-    control.check()?;
-    if lost {
-        return Err(Failure::Lost);
-    }
-    Ok(process::exit_code(status))
-}
-
-fn sweep(cache: &Cache, locks: &Locks, output: &Output, control: &Control) -> Result<u8, Failure> {
-    cache
-        .sweep()
-        .map_err(|error| waited(error, locks, control))?;
-    if output.json {
-        let line = json!({ "path": cache.path().display().to_string(), "swept": true });
-        report::line(&line.to_string())?;
-    }
-    Ok(exit::OK)
-}
-
-fn break_lock(
-    cache: &Cache,
-    locks: &Locks,
-    output: &Output,
-    control: &Control,
-) -> Result<u8, Failure> {
-    let holder = cache
-        .break_lock()
-        .map_err(|error| waited(error, locks, control))?;
-    let path = cache.path().display();
-    if output.json {
-        let holder = holder.as_ref().map(report::holder);
-        let line = json!({ "path": path.to_string(), "removed": holder });
-        report::line(&line.to_string())?;
-    } else if !output.quiet {
-        match holder {
-            Some(holder) => report::line(&format!("removed {holder} from the lock of {path}"))?,
-            None => report::line(&format!("nobody held the lock of {path}"))?,
-        }
-    }
-    Ok(exit::OK)
 }

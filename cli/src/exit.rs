@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 
 use cachelock::platform::process::{self, Termination};
-use cachelock::{Error, ErrorKind, PublishError, Timeout};
+use cachelock::{Error, ErrorKind};
+
+use crate::config;
 
 /// Done.
 pub(crate) const OK: u8 = 0;
@@ -27,9 +29,11 @@ const NOT_FOUND: u8 = 127;
 #[derive(Debug)]
 pub(crate) enum Failure {
     Cache(Error),
-    /// The library's error, with what was given as `--timeout`.
-    Timeout(Error, Timeout),
+    /// The library's error, and what the timeout is and how to change it.
+    Timeout(Error, String),
     Usage(String),
+    /// A setting that cannot be used.
+    Config(config::Error),
     Missing(PathBuf),
     Absent(PathBuf),
     /// COMMAND has ended otherwise than with 0.
@@ -56,7 +60,7 @@ impl Failure {
     pub(crate) fn code(&self) -> u8 {
         match self {
             Failure::Cache(error) | Failure::Timeout(error, _) => code_of(error.kind()),
-            Failure::Usage(_) => USAGE,
+            Failure::Usage(_) | Failure::Config(_) => USAGE,
             Failure::Missing(_) | Failure::Absent(_) => MISSING,
             // A code of 0 would claim success.
             Failure::Failed(_, status) => process::exit_code(*status).max(1),
@@ -76,6 +80,7 @@ impl Failure {
         match self {
             Failure::Cache(error) | Failure::Timeout(error, _) => error.kind().name(),
             Failure::Usage(_) => "usage",
+            Failure::Config(_) => "config",
             Failure::Missing(_) => "missing",
             Failure::Absent(_) => "absent",
             Failure::Failed(..) => "command-failed",
@@ -93,6 +98,7 @@ impl Failure {
         match self {
             Failure::Cache(error) | Failure::Timeout(error, _) => error.path().map(Into::into),
             Failure::Missing(path) | Failure::Absent(path) => Some(path.clone()),
+            Failure::Config(error) => error.path.clone(),
             _ => None,
         }
     }
@@ -120,10 +126,9 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Cache(error) => error.fmt(f),
-            Failure::Timeout(error, timeout) => {
-                write!(f, "{error} (--timeout {timeout}; raise it with --timeout)")
-            }
+            Failure::Timeout(error, about) => write!(f, "{error} ({about})"),
             Failure::Usage(message) => f.write_str(message),
+            Failure::Config(error) => error.fmt(f),
             Failure::Missing(path) => write!(f, "there is no entry {}", path.display()),
             Failure::Absent(path) => {
                 write!(f, "{} is known not to exist at its source", path.display())
@@ -156,8 +161,8 @@ impl From<Error> for Failure {
     }
 }
 
-impl From<PublishError> for Failure {
-    fn from(failed: PublishError) -> Self {
-        Failure::Cache(failed.into())
+impl From<config::Error> for Failure {
+    fn from(error: config::Error) -> Self {
+        Failure::Config(error)
     }
 }

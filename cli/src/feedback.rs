@@ -1,15 +1,16 @@
 //! What the program says on standard error while it works: that it waits, and what it thinks one should know.
 
-use std::io::IsTerminal as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cachelock::{Event, EventKind, Observer};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use cachelock::{Event, EventKind, Observer, WaitingFor};
 use serde_json::json;
+use tracing::level_filters::LevelFilter;
 
-use crate::args::Output;
+use crate::config::Settings;
 use crate::control::Control;
+use crate::exit::Failure;
+use crate::line::Line;
 use crate::report::{self, ms};
 
 /// How often a wait is reported where lines cannot be redrawn.
@@ -20,8 +21,6 @@ pub(crate) struct Feedback {
     control: Arc<Control>,
     quiet: bool,
     json: bool,
-    /// Lines can be redrawn, and nothing else is written there.
-    redraw: bool,
     /// The command ends with the error that an event announces, so the event need not be said.
     says_corrupt: bool,
     wait: Mutex<Wait>,
@@ -29,31 +28,35 @@ pub(crate) struct Feedback {
     warned: Mutex<String>,
 }
 
-#[derive(Default)]
 struct Wait {
-    line: Option<ProgressBar>,
-    /// How long the wait had lasted at the last line.
+    /// Where a line can be redrawn, and nothing else is written there.
+    line: Option<Line>,
+    /// How long the wait had lasted at the last report, where it cannot.
     said: Option<Duration>,
 }
 
 impl Feedback {
-    pub(crate) fn new(output: &Output, control: &Arc<Control>, says_corrupt: bool) -> Self {
+    pub(crate) fn new(settings: &Settings, control: &Arc<Control>, says_corrupt: bool) -> Self {
+        // What tracing writes would go into the line.
+        let alone = !settings.json() && LevelFilter::current() == LevelFilter::OFF;
         Feedback {
             control: control.clone(),
-            quiet: output.quiet,
-            json: output.json,
-            redraw: !output.json && output.verbose == 0 && std::io::stderr().is_terminal(),
+            quiet: settings.quiet(),
+            json: settings.json(),
             says_corrupt,
-            wait: Mutex::default(),
+            wait: Mutex::new(Wait {
+                line: alone.then(Line::new).flatten(),
+                said: None,
+            }),
             warned: Mutex::default(),
         }
     }
 
     fn waiting(&self, event: &Event<'_>) {
-        let mut wait = self.wait.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut wait = self.wait();
         let message = waiting_message(event);
-        if self.redraw {
-            wait.line.get_or_insert_with(new_line).set_message(message);
+        if let Some(line) = &mut wait.line {
+            line.show(&report::printable(&message));
             return;
         }
         let waited = event.waited.unwrap_or_default();
@@ -68,11 +71,10 @@ impl Feedback {
         self.say(event, &message);
     }
 
-    /// The wait is over, or something else is to be written: no trace of the line stays.
+    /// The wait is over, or something else is to be written.
     fn clear(&self) {
-        let mut wait = self.wait.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(line) = wait.line.take() {
-            line.finish_and_clear();
+        if let Some(line) = &mut self.wait().line {
+            line.clear();
         }
     }
 
@@ -84,6 +86,10 @@ impl Feedback {
         }
     }
 
+    fn wait(&self) -> MutexGuard<'_, Wait> {
+        self.wait.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn say(&self, event: &Event<'_>, message: &str) {
         if self.json {
             let line = json!({
@@ -91,6 +97,7 @@ impl Feedback {
                 "message": message,
                 "cache": event.cache.display().to_string(),
                 "entry": event.entry,
+                "waiting_for": event.waiting_for.map(WaitingFor::name),
                 "waited_ms": event.waited.map(ms),
                 "remaining_ms": event.remaining.map(ms),
                 "epoch": event.epoch,
@@ -129,47 +136,38 @@ impl Observer for Feedback {
 impl Feedback {
     /// At once and even when it should be quiet: it is the error that the program is going to end with.
     fn lost(&self, event: &Event<'_>) {
-        let cache = event.cache.display().to_string();
         let message = format!(
-            "the lease on {cache} was lost: {}; the newer holder's data stands",
+            "the lease on {} was lost: {}; the newer holder's data stands",
+            event.cache.display(),
             event.detail.unwrap_or("it was overtaken")
         );
         if !self.control.lose() {
             return;
         }
         if self.json {
-            let line = json!({ "error": "lease-lost", "message": message, "path": cache });
-            report::error_line(&line.to_string());
+            let lost = Failure::Lost;
+            report::json_error(lost.name(), &message, Some(event.cache), lost.code());
         } else {
             report::error_line(&format!("cachelock: {message}"));
         }
     }
 }
 
-fn new_line() -> ProgressBar {
-    let line = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    if let Ok(style) = ProgressStyle::with_template("{msg}") {
-        line.set_style(style);
-    }
-    line
-}
-
+/// The numbers and the holder come first: a narrow terminal shows no more.
 fn waiting_message(event: &Event<'_>) -> String {
+    let waited = event.waited.unwrap_or_default().as_secs();
+    let left = match event.remaining {
+        Some(remaining) => format!("{} s left", up(remaining)),
+        None => "no limit".to_owned(),
+    };
     let what = event
         .waiting_for
         .map_or_else(|| "the writer lock".to_owned(), |what| what.to_string());
-    let mut message = format!("waiting for {what} of {}", event.cache.display());
-    if let Some(holder) = event.holder {
-        message.push_str(&format!(": held by {holder}"));
+    let cache = event.cache.display();
+    match event.holder {
+        Some(holder) => format!("waiting {waited} s, {left}: {holder} has {what} of {cache}"),
+        None => format!("waiting {waited} s, {left}, for {what} of {cache}"),
     }
-    if let Some(waited) = event.waited {
-        message.push_str(&format!(", {} s", waited.as_secs()));
-    }
-    match event.remaining {
-        Some(remaining) => message.push_str(&format!(", {} s left", up(remaining))),
-        None => message.push_str(", no limit"),
-    }
-    message
 }
 
 /// Whole seconds, rounded up: the last second is not 0.

@@ -3,10 +3,13 @@
 mod args;
 mod command;
 mod commands;
+mod config;
 mod control;
 mod exit;
 mod feedback;
+mod help;
 mod input;
+mod line;
 mod report;
 
 use std::process::ExitCode;
@@ -14,7 +17,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use clap::error::ErrorKind as ClapError;
 
-use crate::args::{Args, Output};
+use crate::args::Args;
 use crate::control::Control;
 use crate::exit::Failure;
 
@@ -23,13 +26,13 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(error) => return refused(&error),
     };
-    start_tracing(&args.output);
+    start_tracing(args.tracing());
     let control = Control::new();
     control.listen();
     let code = match commands::run(&args, &control) {
         Ok(code) => code,
         Err(failure) => {
-            report::failure(&failure, &args.output, &control);
+            report::failure(&failure, config::json(args.output.json), &control);
             failure.code()
         }
     };
@@ -38,11 +41,7 @@ fn main() -> ExitCode {
 
 /// What clap has to say: a mistake in the arguments, or the help that was asked for.
 fn refused(error: &clap::Error) -> ExitCode {
-    let wants_json = std::env::args_os()
-        .skip(1)
-        .take_while(|argument| argument != "--")
-        .any(|argument| argument == "--json");
-    if wants_json && error.use_stderr() {
+    if error.use_stderr() && config::json(json_flag()) {
         let failure = Failure::Usage(error.to_string().trim_end().to_owned());
         report::json_failure(&failure);
         return ExitCode::from(failure.code());
@@ -55,11 +54,26 @@ fn refused(error: &clap::Error) -> ExitCode {
     }
 }
 
+/// `--json` as far as it can be told from arguments that clap refuses.
+fn json_flag() -> Option<bool> {
+    std::env::args_os()
+        .skip(1)
+        .take_while(|argument| argument != "--")
+        .filter_map(|argument| {
+            let rest = argument.to_str()?.strip_prefix("--json")?;
+            match rest.strip_prefix('=') {
+                Some(value) => config::parse_bool(value).ok(),
+                None => rest.is_empty().then_some(true),
+            }
+        })
+        .last()
+}
+
 /// `-v`, `-vv`, or the filter in `CACHELOCK_LOG`.
-fn start_tracing(output: &Output) {
+fn start_tracing(verbose: u8) {
     use tracing_subscriber::EnvFilter;
 
-    let filter = match (std::env::var("CACHELOCK_LOG"), output.verbose) {
+    let filter = match (std::env::var("CACHELOCK_LOG"), verbose) {
         (Ok(filter), _) => filter,
         (Err(_), 0) => return,
         (Err(_), 1) => "cachelock=debug".to_owned(),

@@ -7,13 +7,13 @@ use std::time::{Duration, SystemTime};
 use cachelock::{ErrorKind, Holder};
 use serde_json::{Value, json};
 
-use crate::args::Output;
+use crate::config::Settings;
 use crate::control::Control;
 use crate::exit::Failure;
 use crate::input::PIECE;
 
 /// Says why the program fails, unless that was said or whoever ended it knows.
-pub(crate) fn failure(failure: &Failure, output: &Output, control: &Control) {
+pub(crate) fn failure(failure: &Failure, json: bool, control: &Control) {
     let said = match failure {
         Failure::Lost => true,
         Failure::Cache(error) => error.kind() == ErrorKind::LeaseLost && control.is_lost(),
@@ -22,7 +22,7 @@ pub(crate) fn failure(failure: &Failure, output: &Output, control: &Control) {
     if said {
         return;
     }
-    if output.json {
+    if json {
         json_failure(failure);
     } else if !matches!(failure, Failure::Terminated(_)) {
         error_line(&format!("cachelock: {failure}"));
@@ -31,22 +31,31 @@ pub(crate) fn failure(failure: &Failure, output: &Output, control: &Control) {
 
 /// The error object.
 pub(crate) fn json_failure(failure: &Failure) {
-    let path = failure.path().map(|path| path.display().to_string());
+    json_error(
+        failure.name(),
+        &failure.to_string(),
+        failure.path().as_deref(),
+        failure.code(),
+    );
+}
+
+/// As [`json_failure`], of an error that is said before it ends the program.
+pub(crate) fn json_error(name: &str, message: &str, path: Option<&Path>, exit_code: u8) {
     let object = json!({
-        "error": failure.name(),
-        "message": failure.to_string(),
-        "path": path,
-        "exit_code": failure.code(),
+        "error": name,
+        "message": message,
+        "path": path.map(|path| path.display().to_string()),
+        "exit_code": exit_code,
     });
     error_line(&object.to_string());
 }
 
 /// Something that does not stop the program.
-pub(crate) fn warning(output: &Output, message: &str) {
-    if output.quiet {
+pub(crate) fn warning(settings: &Settings, message: &str) {
+    if settings.quiet() {
         return;
     }
-    if output.json {
+    if settings.json() {
         let line = json!({ "event": "warning", "message": message });
         error_line(&line.to_string());
     } else {
@@ -57,7 +66,20 @@ pub(crate) fn warning(output: &Output, message: &str) {
 /// One line on standard error, in one write, so that lines of several processes do not mix.
 pub(crate) fn error_line(line: &str) {
     // There is nowhere left to complain.
-    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
+    let _ = io::stderr().write_all(format!("{}\n", printable(line)).as_bytes());
+}
+
+/// `text` without anything that moves a terminal's cursor: a path may hold any character.
+pub(crate) fn printable(text: &str) -> String {
+    let mut printable = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            printable.extend(character.escape_default());
+        } else {
+            printable.push(character);
+        }
+    }
+    printable
 }
 
 /// One line on standard output.
@@ -72,7 +94,8 @@ pub(crate) fn path(path: &Path) -> Result<(), Failure> {
     bytes(&text)
 }
 
-fn bytes(bytes: &[u8]) -> Result<(), Failure> {
+/// Anything on standard output.
+pub(crate) fn bytes(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     heard(out.write_all(bytes).and_then(|()| out.flush())).map(drop)
 }

@@ -66,6 +66,7 @@ impl Cache {
         let read = Command::new(PROGRAM)
             .arg("read")
             .arg(self.entry())
+            .env("CACHELOCK_CONFIG", "")
             .output()
             .unwrap();
         assert!(
@@ -103,6 +104,7 @@ impl Cache {
 
 fn spawn(command: &mut Command) -> Child {
     command
+        .env("CACHELOCK_CONFIG", "")
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

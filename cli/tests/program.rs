@@ -1,125 +1,17 @@
 //! The program as a shell script sees it: what it prints, its exit codes, and what it leaves behind.
 #![cfg(unix)]
 
+mod common;
+
 use std::fs;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tempfile::TempDir;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_cachelock");
-
-struct Place {
-    dir: TempDir,
-}
-
-impl Place {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        Place { dir }
-    }
-
-    fn cache(&self) -> PathBuf {
-        self.dir.path().join("cache")
-    }
-
-    fn entry(&self) -> PathBuf {
-        self.cache().join("entry")
-    }
-
-    /// A file beside the cache.
-    fn beside(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    /// The program's arguments, with FILE and DIR for the entry and the cache.
-    fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(PROGRAM);
-        for word in words {
-            match *word {
-                "FILE" => command.arg(self.entry()),
-                "DIR" => command.arg(self.cache()),
-                word => command.arg(word),
-            };
-        }
-        command
-            .current_dir(self.dir.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        command
-    }
-
-    fn run(&self, words: &[&str]) -> Output {
-        self.command(words).output().expect("the program runs")
-    }
-
-    fn start(&self, words: &[&str]) -> Child {
-        self.command(words).spawn().expect("the program starts")
-    }
-
-    fn publish(&self, payload: &str) {
-        let out = self.run(&["refresh", "FILE", "--", "printf", "%s", payload]);
-        assert_eq!(code(&out), 0, "{}", stderr(&out));
-    }
-
-    /// Nothing but what stays.
-    fn assert_clean(&self) {
-        let mut names: Vec<_> = fs::read_dir(self.cache().join(".cachelock"))
-            .expect("a control directory")
-            .map(|entry| {
-                entry
-                    .expect("an entry")
-                    .file_name()
-                    .into_string()
-                    .expect("UTF-8")
-            })
-            .filter(|name| !matches!(&**name, "cache.lock" | "head" | "tags"))
-            .collect();
-        names.sort();
-        assert!(names.is_empty(), "{names:?}");
-    }
-}
-
-fn code(out: &Output) -> i32 {
-    out.status.code().unwrap_or(-1)
-}
-
-fn stdout(out: &Output) -> String {
-    String::from_utf8_lossy(&out.stdout).into_owned()
-}
-
-fn stderr(out: &Output) -> String {
-    String::from_utf8_lossy(&out.stderr).into_owned()
-}
-
-fn json(text: &str) -> Value {
-    let line = text.lines().last().unwrap_or_default();
-    serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {text:?}"))
-}
-
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !holds() {
-        assert!(started.elapsed() < Duration::from_secs(20), "{what}");
-        thread::sleep(Duration::from_millis(5));
-    }
-}
-
-fn signal(name: &str, child: &Child) {
-    let status = Command::new("kill")
-        .args([&format!("-{name}"), &child.id().to_string()])
-        .status();
-    assert!(status.expect("kill runs").success());
-}
-
-fn exists(path: &Path) -> bool {
-    path.exists()
-}
+use common::{Place, code, eventually, exists, json, signal, stderr, stdout};
 
 #[test]
 fn one_of_many_runs_the_command_and_all_print_its_output() {
@@ -247,6 +139,16 @@ fn what_is_missing_is_66() {
 }
 
 #[test]
+fn a_message_is_one_line_whatever_a_path_holds() {
+    let place = Place::new();
+    let out = place.run(&["read", "--cache", "two\nlines\u{1b}[2J", "entry"]);
+    assert_eq!(code(&out), 66);
+    let said = stderr(&out);
+    assert!(said.ends_with("/two\\nlines\\u{1b}[2J/entry\n"), "{said:?}");
+    assert_eq!(said.lines().count(), 1, "{said:?}");
+}
+
+#[test]
 fn mistakes_in_the_call_are_2() {
     let place = Place::new();
     for words in [
@@ -291,14 +193,23 @@ fn a_timeout_is_75_and_names_the_holder_and_the_flag() {
     assert_eq!(code(&out), 75);
     let said = stderr(&out);
     assert!(
-        said.contains("(--timeout 0; raise it with --timeout)"),
+        said.contains(
+            "(the timeout is 0, from --timeout; \
+             change it with --timeout, CACHELOCK_TIMEOUT or lock_timeout in a configuration file)"
+        ),
         "{said}"
     );
     assert!(said.contains(&format!("process {}", holder.id())), "{said}");
 
     let out = place.run(&["get", "FILE", "--timeout", "300ms", "--", "true"]);
     assert_eq!(code(&out), 75);
-    assert!(stderr(&out).starts_with("cachelock: waiting for the writer lock of "));
+    let waiting = format!("cachelock: waiting 0 s, 1 s left: process {} ", holder.id());
+    assert!(stderr(&out).starts_with(&waiting), "{}", stderr(&out));
+    assert!(
+        stderr(&out).contains(" has the writer lock of "),
+        "{}",
+        stderr(&out)
+    );
     let out = place.run(&["get", "FILE", "--quiet", "--timeout", "300ms", "--", "true"]);
     assert_eq!(stderr(&out).lines().count(), 1, "{}", stderr(&out));
 
@@ -357,37 +268,16 @@ fn a_read_only_cache_can_be_read_and_refreshing_it_is_77() {
 
     let place = Place::new();
     place.publish("payload");
-    fs::set_permissions(place.dir.path(), fs::Permissions::from_mode(0o755)).expect("ours");
-    // The program where others may run it, too.
-    let program = place.beside("program");
-    fs::copy(PROGRAM, &program).expect("a copy");
-    let is_root = Command::new("id")
-        .arg("-u")
-        .output()
-        .expect("id runs")
-        .stdout
-        == b"0\n";
-    let run = |words: &[&str]| {
-        let mut command = if is_root {
-            let mut command = Command::new("setpriv");
-            command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
-            command.arg(&program);
-            command
-        } else {
-            Command::new(&program)
-        };
-        command.args(words).current_dir(place.dir.path());
-        command.stdin(Stdio::null()).output().expect("it runs")
-    };
     let mode = |mode| {
         for dir in [place.cache(), place.cache().join(".cachelock")] {
             fs::set_permissions(dir, fs::Permissions::from_mode(mode)).expect("ours");
         }
     };
     mode(0o555);
+    let refresh = ["refresh", "--allow-shared", "cache/entry", "--", "true"];
     let (read, refresh) = (
-        run(&["read", "cache/entry"]),
-        run(&["refresh", "--allow-shared", "cache/entry", "--", "true"]),
+        place.run_unprivileged(&["read", "cache/entry"], &[]),
+        place.run_unprivileged(&refresh, &[]),
     );
     mode(0o755);
     assert_eq!(

@@ -7,7 +7,7 @@ use cachelock::{Backend, Cache, Entry, Status, Stream};
 use serde_json::{Value, json};
 
 use super::{ends_in_separator, split, text};
-use crate::args::Output;
+use crate::config::{Settings, Source};
 use crate::exit::{self, Failure};
 use crate::report;
 
@@ -34,7 +34,12 @@ enum State {
     Corrupt(String),
 }
 
-pub(super) fn run(cache: &Cache, entry: Option<&Entry>, output: &Output) -> Result<u8, Failure> {
+pub(super) fn run(
+    cache: &Cache,
+    entry: Option<&Entry>,
+    settings: &Settings,
+    settings_too: bool,
+) -> Result<u8, Failure> {
     let status = cache.status()?;
     let state = match entry.map(Entry::open) {
         None => None,
@@ -45,12 +50,64 @@ pub(super) fn run(cache: &Cache, entry: Option<&Entry>, output: &Output) -> Resu
     };
     let path = entry.map_or_else(|| cache.path().to_owned(), Entry::path);
     let path = path.display().to_string();
-    if output.json {
-        report::line(&object(&path, status.as_ref(), state.as_ref()).to_string())?;
+    if settings.json() {
+        let mut object = object(&path, status.as_ref(), state.as_ref());
+        if settings_too {
+            object["settings"] = settings_object(settings);
+            object["config_file"] = json!(settings.file.as_ref().map(|file| json!({
+                "path": file.display().to_string(),
+                "exists": settings.file_exists,
+            })));
+        }
+        report::line(&object.to_string())?;
     } else {
-        report::line(&table(&path, status.as_ref(), state.as_ref()))?;
+        let mut rows = table(&path, status.as_ref(), state.as_ref());
+        if settings_too {
+            rows.extend(settings_table(settings));
+        }
+        let lines = rows
+            .iter()
+            .map(|(name, value)| report::printable(&format!("{name:<12} {value}")));
+        report::line(&lines.collect::<Vec<_>>().join("\n"))?;
     }
     Ok(exit::OK)
+}
+
+fn settings_object(settings: &Settings) -> Value {
+    let rows = settings.list().into_iter().map(|(names, value, source)| {
+        let (kind, name, file, line) = match source {
+            Source::Flag(name) => ("flag", Some(*name), None, None),
+            Source::Variable(name) => ("environment", Some(*name), None, None),
+            Source::File { path, line } => ("file", names.key, Some(path), Some(line)),
+            Source::Default => ("default", None, None, None),
+        };
+        let setting = json!({
+            "value": value,
+            "source": kind,
+            "name": name,
+            "file": file.map(|file| file.display().to_string()),
+            "line": line,
+        });
+        (names.word().replace('-', "_"), setting)
+    });
+    Value::Object(rows.collect())
+}
+
+fn settings_table(settings: &Settings) -> Vec<(&'static str, String)> {
+    let file = match &settings.file {
+        None => "none".to_owned(),
+        Some(file) if settings.file_exists => file.display().to_string(),
+        Some(file) => format!("{} (not there)", file.display()),
+    };
+    let mut rows = vec![("config file", file)];
+    rows.extend(settings.list().into_iter().map(|(names, value, source)| {
+        let value = match value {
+            Value::String(text) => text,
+            other => other.to_string(),
+        };
+        (names.word(), format!("{value:<8} {source}"))
+    }));
+    rows
 }
 
 fn backend(status: &Status) -> Backend {
@@ -98,7 +155,11 @@ fn age_ms(checked: SystemTime) -> u64 {
     report::ms(checked.elapsed().unwrap_or_default())
 }
 
-fn table(path: &str, status: Option<&Status>, state: Option<&State>) -> String {
+fn table(
+    path: &str,
+    status: Option<&Status>,
+    state: Option<&State>,
+) -> Vec<(&'static str, String)> {
     let mut rows = vec![("path", path.to_owned())];
     match state {
         None => {}
@@ -135,8 +196,5 @@ fn table(path: &str, status: Option<&Status>, state: Option<&State>) -> String {
             rows.push(("backend", backend(status).name().to_owned()));
         }
     }
-    let lines = rows
-        .iter()
-        .map(|(name, value)| format!("{name:<12} {value}"));
-    lines.collect::<Vec<_>>().join("\n")
+    rows
 }

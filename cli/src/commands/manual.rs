@@ -1,0 +1,109 @@
+//! `completions` and `man`: what others can make of the definitions in [`args`](crate::args).
+
+use std::io::{self, Write};
+
+use clap::{Command, CommandFactory as _};
+use clap_complete::Shell;
+use clap_mangen::Man;
+use clap_mangen::roff::{Roff, bold, roman};
+
+use crate::args::Args;
+use crate::exit::{self, Failure};
+use crate::report;
+
+pub(super) fn completions(shell: Shell) -> Result<u8, Failure> {
+    let mut command = Args::command();
+    let name = command.get_name().to_owned();
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command, name, &mut script);
+    report::bytes(&script)?;
+    Ok(exit::OK)
+}
+
+pub(super) fn page() -> Result<u8, Failure> {
+    let mut page = Vec::new();
+    write_page(&mut page).map_err(|error| Failure::Io("make the manual page", error))?;
+    report::bytes(&page)?;
+    Ok(exit::OK)
+}
+
+/// One page for all: a person looks in one place, and whoever installs it has one file.
+fn write_page(page: &mut Vec<u8>) -> io::Result<()> {
+    let mut command = Args::command().disable_help_subcommand(true);
+    command.build();
+    let man = Man::new(with_usage(command.clone()));
+    man.render_title(page)?;
+    man.render_name_section(page)?;
+    man.render_synopsis_section(page)?;
+    man.render_description_section(page)?;
+    man.render_options_section(page)?;
+    Roff::new().control("SH", ["COMMANDS"]).to_writer(page)?;
+    for sub in command.get_subcommands() {
+        let name = format!("cachelock {}", sub.get_name());
+        Roff::new().control("SS", [&*name]).to_writer(page)?;
+        // The options that every command takes are said above.
+        let own = with_usage(sub.clone()).mut_args(|arg| {
+            let is_common = arg.is_global_set() || arg.get_id() == "help";
+            arg.hide(is_common)
+        });
+        let has_options = own.get_arguments().any(|arg| !arg.is_hide_set());
+        let man = Man::new(own);
+        body(page, |section| man.render_synopsis_section(section))?;
+        Roff::new().control("PP", []).to_writer(page)?;
+        body(page, |section| man.render_description_section(section))?;
+        if has_options {
+            body(page, |section| man.render_options_section(section))?;
+        }
+        notes(page, sub, |roff, heading| {
+            roff.control("PP", []).text([bold(heading)]);
+        })?;
+    }
+    notes(page, &command, |roff, heading| {
+        roff.control("SH", [&*heading.to_uppercase()]);
+    })
+}
+
+/// The usage as `--help` has it. One made of the options would leave out the `--` before COMMAND.
+fn with_usage(mut command: Command) -> Command {
+    let usage = command.render_usage().to_string();
+    let usage = usage.trim_start_matches("Usage: ").to_owned();
+    command.override_usage(usage)
+}
+
+/// A section without its heading.
+fn body(
+    page: &mut Vec<u8>,
+    section: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut text = Vec::new();
+    section(&mut text)?;
+    let text = String::from_utf8_lossy(&text);
+    let after_heading = text
+        .split_once(".SH ")
+        .and_then(|(_, rest)| rest.split_once('\n'));
+    page.write_all(after_heading.map_or("", |(_, body)| body).as_bytes())
+}
+
+/// What [`help`](crate::help) has for `command`, line by line as it stands there.
+fn notes(
+    page: &mut Vec<u8>,
+    command: &Command,
+    heading: impl Fn(&mut Roff, &str),
+) -> io::Result<()> {
+    let text = command.get_after_long_help().map(ToString::to_string);
+    let mut roff = Roff::new();
+    for line in text.unwrap_or_default().lines() {
+        match line.strip_suffix(':') {
+            Some(name) if !line.starts_with(' ') => {
+                roff.control("fi", []);
+                heading(&mut roff, name);
+                roff.control("nf", []);
+            }
+            _ => {
+                roff.text([roman(line)]);
+            }
+        }
+    }
+    roff.control("fi", []);
+    roff.to_writer(page)
+}
