@@ -405,6 +405,19 @@ impl Entry {
         Ok(self.look()?.value())
     }
 
+    /// Until when the entry is known not to exist at its source, if a producer has said so; that may be past.
+    ///
+    /// # Errors
+    /// As [`Entry::read`].
+    pub fn known_absent_until(&self) -> Result<Option<SystemTime>> {
+        Ok(match self.look()? {
+            Found::Absent { checked, valid_for } => {
+                Some(checked.checked_add(valid_for).unwrap_or(checked))
+            }
+            Found::Missing | Found::Value(_) => None,
+        })
+    }
+
     pub(crate) fn look(&self) -> Result<Found<Stream>> {
         Ok(self.of_key(look::<Source>(self))?.found)
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use cachelock::{Durability, Locking, Timeout, parse_duration};
+use cachelock::{Durability, Locking, Policy, Timeout, parse_duration};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
@@ -115,7 +115,22 @@ pub(crate) struct GetArgs {
     pub(crate) place: Place,
     /// Refresh if it is older than this; without it, whatever is there is fresh
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
-    pub(crate) fresh_for: Option<Duration>,
+    fresh_for: Option<Duration>,
+    /// For so long after that, one caller refreshes and the others print the old payload at once
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, requires = "fresh_for")]
+    stale_for: Option<Duration>,
+    /// For so long after that, print the old payload if it cannot be refreshed
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, requires = "fresh_for")]
+    error_for: Option<Duration>,
+    /// Draw by chance who refreshes early, so that a busy entry never gets old; more than 1: earlier
+    #[arg(
+        long,
+        value_name = "BETA",
+        require_equals = true,
+        requires = "fresh_for"
+    )]
+    #[arg(num_args = 0..=1, default_missing_value = "1", value_parser = positive)]
+    early: Option<f64>,
     /// Print the payload's path and not the payload
     #[arg(long)]
     pub(crate) path: bool,
@@ -157,6 +172,12 @@ pub(crate) struct Place {
 /// Who makes the payload.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Producer {
+    /// Keep this about the payload, for the next COMMAND: an ETag, a revision; may be repeated
+    #[arg(long = "validator", value_name = "KEY=VALUE", value_parser = key_and_value)]
+    pub(crate) validators: Vec<(String, String)>,
+    /// Let COMMAND say with exit code 66 that the entry does not exist, which is then believed for so long
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) absent_for: Option<Duration>,
     /// Its standard output becomes the payload; without it standard input does
     #[arg(last = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
     pub(crate) command: Vec<OsString>,
@@ -236,6 +257,34 @@ where
         .into_iter()
         .map(|(word, help)| PossibleValue::new(word).help(help));
     PossibleValuesParser::new(words).try_map(|word| word.parse::<T>())
+}
+
+/// A number above 0.
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if number > 0.0 && f64::is_finite(number) => Ok(number),
+        _ => Err("it must be a number above 0".to_owned()),
+    }
+}
+
+fn key_and_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("it must have a key, `=` and a value".to_owned()),
+    }
+}
+
+impl GetArgs {
+    /// What makes the entry good enough.
+    pub(crate) fn policy(&self) -> Policy {
+        let Some(fresh_for) = self.fresh_for else {
+            return Policy::any_age();
+        };
+        Policy::fresh_for(fresh_for)
+            .stale_for(self.stale_for.unwrap_or_default())
+            .error_for(self.error_for.unwrap_or_default())
+            .early(self.early.unwrap_or_default())
+    }
 }
 
 impl Args {

@@ -1,5 +1,6 @@
 //! Running COMMAND: its output goes to whoever wants it, and signals and a lost lease end it at once.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -20,6 +21,13 @@ const LOOK_SOON: Duration = Duration::from_millis(1);
 const LOOK_LATEST: Duration = Duration::from_millis(20);
 const LOOK_SELDOM: Duration = Duration::from_millis(200);
 
+/// What COMMAND's environment has that this program's own has not, and what it has not.
+#[derive(Default)]
+pub(crate) struct Environment {
+    pub(crate) set: BTreeMap<OsString, OsString>,
+    pub(crate) remove: Vec<OsString>,
+}
+
 /// Takes a piece of the payload.
 pub(crate) type Sink<'a> = dyn FnMut(&[u8]) -> Result<(), Failure> + 'a;
 
@@ -28,20 +36,21 @@ pub(crate) fn run(command: &[OsString], control: &Control) -> Result<ExitStatus,
     let (bell, messages) = mpsc::channel();
     control.wake(bell);
     control.check()?;
-    let child = start(command, Stdio::inherit())?;
+    let child = start(command, &Environment::default(), Stdio::inherit())?;
     Running::new(child, messages, None).finish(control, &mut |_| Ok(()))
 }
 
 /// Runs `command` and gives its standard output to `sink`. Any end but success is a failure.
 pub(crate) fn produce(
     command: &[OsString],
+    environment: &Environment,
     control: &Control,
     sink: &mut Sink<'_>,
 ) -> Result<(), Failure> {
     let (bell, messages) = mpsc::channel();
     control.wake(bell.clone());
     control.check()?;
-    let mut child = start(command, Stdio::piped())?;
+    let mut child = start(command, environment, Stdio::piped())?;
     let output = child.stdout.take();
     let mut running = Running::new(child, messages, None);
     if let Some(output) = output {
@@ -66,12 +75,16 @@ fn name(command: &[OsString]) -> String {
 }
 
 /// On the main thread: the child dies with the thread that has started it.
-fn start(words: &[OsString], output: Stdio) -> Result<Child, Failure> {
+fn start(words: &[OsString], environment: &Environment, output: Stdio) -> Result<Child, Failure> {
     let Some((program, arguments)) = words.split_first() else {
         return Err(Failure::Usage("no COMMAND is given".to_owned()));
     };
     let mut command = Command::new(program);
     command.args(arguments).stdout(output);
+    for name in &environment.remove {
+        command.env_remove(name);
+    }
+    command.envs(&environment.set);
     process::die_with_parent(&mut command);
     command
         .spawn()

@@ -4,22 +4,20 @@ mod manual;
 mod status;
 
 use std::ffi::OsString;
-use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use cachelock::platform::process;
-use cachelock::{Begun, Cache, Entry, ErrorKind, Policy, Refresh, Timeout};
+use cachelock::{Begun, Cache, Entry, ErrorKind, Produced, Published, Refresh, Timeout};
 use serde_json::json;
 
-use crate::args::{Args, Command, GetArgs, Place, RefreshArgs};
+use crate::args::{Args, Command, GetArgs, Place, Producer, RefreshArgs};
 use crate::config::{self, Settings};
 use crate::control::Control;
 use crate::exit::{self, Failure};
 use crate::feedback::Feedback;
-use crate::input::{self, Message, PIECE};
-use crate::{command, report};
+use crate::{command, producer, report};
 
 /// A timeout above this is probably a mistake.
 const LONG: Duration = Duration::from_secs(3600);
@@ -155,57 +153,61 @@ impl Run<'_> {
         }
     }
 
+    fn produce(
+        &self,
+        refresh: Refresh,
+        producer: &Producer,
+    ) -> Result<(Produced, Published), Failure> {
+        producer::run(refresh, producer, self.control).map_err(|failure| match failure {
+            Failure::Cache(error) => self.waited(error),
+            failure => failure,
+        })
+    }
+
     fn get(&self, args: &GetArgs) -> Result<u8, Failure> {
         let entry = self.entry(&args.place, Access::Write)?;
-        let policy = args
-            .fresh_for
-            .map_or_else(Policy::any_age, Policy::fresh_for);
+        let policy = args.policy();
         let begun = entry.begin(&policy).map_err(|error| self.waited(error))?;
-        let fresh = match begun {
-            Begun::Fresh(stream) | Begun::Stale(stream, _) => Some(stream),
+        let stream = match begun {
+            Begun::Fresh(stream) | Begun::Stale(stream, _) => stream,
             Begun::Absent => return Err(Failure::Absent(entry.path())),
-            Begun::Refresh(mut refresh) => {
-                produce(&mut refresh, &args.producer.command, self.control)?;
-                refresh
-                    .publish()
-                    .map_err(|failed| self.waited(failed.into()))?;
-                None
-            }
+            Begun::Refresh(refresh) => match self.produce(refresh, &args.producer) {
+                Ok(_) => entry
+                    .open()?
+                    .ok_or_else(|| Failure::Missing(entry.path()))?,
+                // Whoever ends this run wants no answer; and to whom nothing was given nothing failed.
+                Err(failure) if failure.is_final() => return Err(failure),
+                Err(failure) => match entry.stale_if_error(&policy, &failure) {
+                    Some(stream) => stream,
+                    None => return Err(failure),
+                },
+            },
         };
         self.control.idle()?;
         if args.path {
             report::path(&entry.path())?;
-            return Ok(exit::OK);
+        } else {
+            report::payload(stream)?;
         }
-        let stream = match fresh {
-            Some(stream) => stream,
-            None => entry
-                .open()?
-                .ok_or_else(|| Failure::Missing(entry.path()))?,
-        };
-        report::payload(stream)?;
         Ok(exit::OK)
     }
 
     fn refresh(&self, args: &RefreshArgs) -> Result<u8, Failure> {
         let entry = self.entry(&args.place, Access::Write)?;
-        let command = &args.producer.command;
-        if command.is_empty() {
-            check_input()?;
+        if args.producer.command.is_empty() {
+            producer::check_input()?;
         }
         let mut refresh = entry.refresh().map_err(|error| self.waited(error))?;
         if let Some(len) = args.expect_len {
             refresh.expect_len(len);
         }
         let (waited, epoch) = (refresh.waited(), refresh.epoch());
-        produce(&mut refresh, command, self.control)?;
-        let published = refresh
-            .publish()
-            .map_err(|failed| self.waited(failed.into()))?;
+        let (produced, published) = self.produce(refresh, &args.producer)?;
         if self.settings.json() {
             let line = json!({
                 "path": entry.path().display().to_string(),
                 "generation": published.generation,
+                "modified": produced == Produced::New,
                 "length": published.len,
                 "written_ms": report::unix_ms(published.written),
                 "waited_ms": report::ms(waited),
@@ -219,9 +221,13 @@ impl Run<'_> {
     fn read(&self, place: &Place, path: bool) -> Result<u8, Failure> {
         let entry = self.entry(place, Access::Read)?;
         self.control.idle()?;
-        let stream = entry
-            .open()?
-            .ok_or_else(|| Failure::Missing(entry.path()))?;
+        let stream = match entry.open()? {
+            Some(stream) => stream,
+            None if entry.known_absent_until()?.is_some() => {
+                return Err(Failure::Absent(entry.path()));
+            }
+            None => return Err(Failure::Missing(entry.path())),
+        };
         if path {
             report::path(&entry.path())?;
         } else {
@@ -286,80 +292,5 @@ impl Run<'_> {
             }
         }
         Ok(exit::OK)
-    }
-}
-
-/// A person at a terminal does not expect to type a payload.
-fn check_input() -> Result<(), Failure> {
-    if std::io::stdin().is_terminal() {
-        return Err(Failure::Usage(
-            "nothing to publish: give a COMMAND after `--`, or the payload on standard input"
-                .to_owned(),
-        ));
-    }
-    Ok(())
-}
-
-/// The payload from COMMAND or from standard input. After an error nothing may be published.
-fn produce(refresh: &mut Refresh, command: &[OsString], control: &Control) -> Result<(), Failure> {
-    if command.is_empty() {
-        check_input()?;
-        from_input(refresh, control)
-    } else {
-        command::produce(command, control, &mut |piece| write(refresh, piece))
-    }
-}
-
-fn write(refresh: &mut Refresh, piece: &[u8]) -> Result<(), Failure> {
-    refresh
-        .write_all(piece)
-        .map_err(|error| Failure::io("write the payload", error))
-}
-
-fn from_input(refresh: &mut Refresh, control: &Control) -> Result<(), Failure> {
-    let (bell, messages) = mpsc::channel();
-    control.wake(bell.clone());
-    let Ok(pieces) = input::read_in_background(std::io::stdin(), bell) else {
-        return from_input_here(refresh);
-    };
-    loop {
-        control.check()?;
-        match messages.recv() {
-            Ok(Message::Data(piece)) => {
-                write(refresh, &piece)?;
-                pieces.give_back(piece);
-            }
-            Ok(Message::End(result)) => {
-                result.map_err(|error| Failure::Io("read standard input", error))?;
-                return control.check();
-            }
-            Ok(Message::Wake) => {}
-            Err(_) => {
-                let error = std::io::ErrorKind::UnexpectedEof.into();
-                return Err(Failure::Io("read standard input", error));
-            }
-        }
-    }
-}
-
-/// Where there are no threads: nobody else shows that this holder is alive.
-fn from_input_here(refresh: &mut Refresh) -> Result<(), Failure> {
-    const BEAT_EVERY: Duration = Duration::from_millis(30);
-
-    let mut input = std::io::stdin().lock();
-    let mut piece = vec![0; PIECE];
-    let mut beaten = Instant::now();
-    loop {
-        let read = match std::io::Read::read(&mut input, &mut piece) {
-            Ok(0) => return Ok(()),
-            Ok(read) => read,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(Failure::Io("read standard input", error)),
-        };
-        write(refresh, &piece[..read])?;
-        if beaten.elapsed() >= BEAT_EVERY {
-            refresh.heartbeat()?;
-            beaten = Instant::now();
-        }
     }
 }

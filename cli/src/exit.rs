@@ -16,7 +16,10 @@ pub(crate) const OK: u8 = 0;
 pub(crate) const USAGE: u8 = 2;
 const OTHER: u8 = 1;
 const CORRUPT: u8 = 65;
-const MISSING: u8 = 66;
+/// Also what COMMAND says of what does not exist at its source; see `--absent-for`.
+pub(crate) const MISSING: u8 = 66;
+/// What COMMAND says of a payload that is still right. After HTTP's 304.
+pub(crate) const NOT_MODIFIED: u8 = 104;
 const NO_LOCK: u8 = 69;
 const IO: u8 = 74;
 const TIMEOUT: u8 = 75;
@@ -38,6 +41,8 @@ pub(crate) enum Failure {
     Absent(PathBuf),
     /// COMMAND has ended otherwise than with 0.
     Failed(String, ExitStatus),
+    /// What COMMAND has left as validators is none.
+    Validators(String),
     /// COMMAND could not be started.
     NotStarted(String, io::Error),
     /// `cannot <what>: <error>`.
@@ -62,6 +67,7 @@ impl Failure {
             Failure::Cache(error) | Failure::Timeout(error, _) => code_of(error.kind()),
             Failure::Usage(_) | Failure::Config(_) => USAGE,
             Failure::Missing(_) | Failure::Absent(_) => MISSING,
+            Failure::Validators(_) => OTHER,
             // A code of 0 would claim success.
             Failure::Failed(_, status) => process::exit_code(*status).max(1),
             Failure::NotStarted(_, error) if error.kind() == io::ErrorKind::NotFound => NOT_FOUND,
@@ -75,6 +81,25 @@ impl Failure {
         }
     }
 
+    /// The code that COMMAND has ended with, if that is what failed.
+    pub(crate) fn command_code(&self) -> Option<u8> {
+        match self {
+            Failure::Failed(_, status) => status.code().and_then(|code| u8::try_from(code).ok()),
+            _ => None,
+        }
+    }
+
+    /// Whether an old payload is no answer to it: somebody wants this run to end, or it lost its place to a newer one.
+    pub(crate) fn is_final(&self) -> bool {
+        match self {
+            Failure::Terminated(_) | Failure::Lost | Failure::Usage(_) | Failure::Absent(_) => true,
+            Failure::Cache(error) => {
+                matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::LeaseLost)
+            }
+            _ => false,
+        }
+    }
+
     /// The stable name, for `--json`.
     pub(crate) fn name(&self) -> &'static str {
         match self {
@@ -83,6 +108,7 @@ impl Failure {
             Failure::Config(_) => "config",
             Failure::Missing(_) => "missing",
             Failure::Absent(_) => "absent",
+            Failure::Validators(_) => "validators",
             Failure::Failed(..) => "command-failed",
             Failure::NotStarted(_, error) if error.kind() == io::ErrorKind::NotFound => {
                 "command-not-found"
@@ -139,6 +165,10 @@ impl fmt::Display for Failure {
                     "{command} failed ({status}); nothing was published and the old entry stays"
                 )
             }
+            Failure::Validators(what) => write!(
+                f,
+                "the file $CACHELOCK_VALIDATORS that COMMAND has left {what}; nothing was published and the old entry stays"
+            ),
             Failure::NotStarted(command, error) => write!(f, "cannot start {command}: {error}"),
             Failure::Io(what, error) => write!(f, "cannot {what}: {error}"),
             Failure::Terminated(termination) => write!(f, "ended by {}", signal(*termination)),

@@ -200,6 +200,14 @@ fn warning(event: &Event<'_>) -> Option<String> {
             let entry = event.entry.unwrap_or_default();
             format!("warning: {entry} of {cache} is corrupt and counts as missing: {detail}")
         }
+        EventKind::ServedStale => {
+            let entry = event.entry.unwrap_or_default();
+            // Served while somebody else refreshes: what was asked for.
+            let why = event.detail?;
+            format!(
+                "warning: {entry} of {cache} could not be refreshed, so the old payload is used: {why}"
+            )
+        }
         _ => return None,
     })
 }

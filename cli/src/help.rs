@@ -22,12 +22,20 @@ Where the payload comes from:
   standard input, standard error, working directory and environment. It
   runs only if the entry is missing or older than --fresh-for, and once
   among all callers. If it fails, nothing is published, the old payload
-  stays, and its exit code is passed on.
+  stays, and its exit code is passed on. With --error-for the old payload
+  is printed all the same for a while, with a warning.
 
   Without COMMAND: from standard input, which is only read if a refresh
   is needed; a terminal there is a usage error. The end of the input
   publishes. A shell's pipe also ends when the program that writes to it
   fails, so where that matters give the program as COMMAND.
+
+Conditional requests:
+  COMMAND finds what was kept about the old payload in variables such
+  as CACHELOCK_VALIDATOR_ETAG, and leaves lines such as etag=... for the
+  next time in the file $CACHELOCK_VALIDATORS. It answers 104 if the
+  payload of $CACHELOCK_FILE is still right and, with --absent-for, 66
+  if there is no such thing.
 
 Environment:
   The CACHELOCK_ variables stand for options that are not given;
@@ -36,6 +44,8 @@ Environment:
 
 Examples:
   cachelock get ~/.cache/tool/index.json --fresh-for 1h -- fetch-index
+  cachelock get index.json --fresh-for 1h --stale-for 1d --error-for 7d \\
+    -- fetch-index
   cachelock get --path --cache ~/.cache/tool index.json -- fetch-index";
 
 pub(crate) const REFRESH: &str = "\
@@ -49,6 +59,13 @@ Where the payload comes from:
   error. The end of the input publishes. A shell's pipe also ends when
   the program that writes to it fails, so where that matters give the
   program as COMMAND, or say how long the payload is with --expect-len.
+
+Conditional requests:
+  COMMAND finds what was kept about the old payload in variables such
+  as CACHELOCK_VALIDATOR_ETAG, and leaves lines such as etag=... for the
+  next time in the file $CACHELOCK_VALIDATORS. It answers 104 if the
+  payload of $CACHELOCK_FILE is still right and, with --absent-for, 66
+  if there is no such thing.
 
 Environment:
   The CACHELOCK_ variables stand for options that are not given;

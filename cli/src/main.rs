@@ -10,6 +10,7 @@ mod feedback;
 mod help;
 mod input;
 mod line;
+mod producer;
 mod report;
 
 use std::process::ExitCode;

@@ -31,6 +31,8 @@ pub(super) fn target(
 enum State {
     There(Stream),
     Missing,
+    /// Known not to exist at its source, until then.
+    Absent(SystemTime),
     Corrupt(String),
 }
 
@@ -41,13 +43,7 @@ pub(super) fn run(
     settings_too: bool,
 ) -> Result<u8, Failure> {
     let status = cache.status()?;
-    let state = match entry.map(Entry::open) {
-        None => None,
-        Some(Ok(Some(stream))) => Some(State::There(stream)),
-        Some(Ok(None)) => Some(State::Missing),
-        Some(Err(error)) if error.is_corrupt() => Some(State::Corrupt(error.to_string())),
-        Some(Err(error)) => return Err(error.into()),
-    };
+    let state = entry.map(state).transpose()?;
     let path = entry.map_or_else(|| cache.path().to_owned(), Entry::path);
     let path = path.display().to_string();
     if settings.json() {
@@ -71,6 +67,18 @@ pub(super) fn run(
         report::line(&lines.collect::<Vec<_>>().join("\n"))?;
     }
     Ok(exit::OK)
+}
+
+fn state(entry: &Entry) -> Result<State, Failure> {
+    match entry.open() {
+        Ok(Some(stream)) => Ok(State::There(stream)),
+        Ok(None) => Ok(match entry.known_absent_until()? {
+            Some(until) => State::Absent(until),
+            None => State::Missing,
+        }),
+        Err(error) if error.is_corrupt() => Ok(State::Corrupt(error.to_string())),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn settings_object(settings: &Settings) -> Value {
@@ -131,18 +139,25 @@ fn object(path: &str, status: Option<&Status>, state: Option<&State>) -> Value {
     if let Some(state) = state {
         let meta = match state {
             State::There(stream) => Some(stream.meta()),
-            State::Missing | State::Corrupt(_) => None,
+            State::Missing | State::Absent(_) | State::Corrupt(_) => None,
         };
         object["generation"] = json!(meta.and_then(|meta| meta.generation));
         object["entry"] = json!({
-            "exists": !matches!(state, State::Missing),
+            "exists": !matches!(state, State::Missing | State::Absent(_)),
             "length": meta.map(|meta| meta.len),
             "hash": meta.map(|meta| format!("{:032x}", meta.hash)),
             "age_ms": meta.map(|meta| age_ms(meta.checked)),
             "written_ms": meta.map(|meta| report::unix_ms(meta.written)),
+            "checked_ms": meta.map(|meta| report::unix_ms(meta.checked)),
+            "took_ms": meta.and_then(|meta| meta.took).map(report::ms),
+            "validators": meta.map(|meta| &meta.validators),
+            "absent_until_ms": match state {
+                State::Absent(until) => Some(report::unix_ms(*until)),
+                _ => None,
+            },
             "verification": match state {
                 State::There(stream) => Some(stream.meta().verification.name()),
-                State::Missing => None,
+                State::Missing | State::Absent(_) => None,
                 State::Corrupt(_) => Some("corrupt"),
             },
         });
@@ -164,6 +179,18 @@ fn table(
     match state {
         None => {}
         Some(State::Missing) => rows.push(("entry", "missing".to_owned())),
+        Some(State::Absent(until)) => {
+            let what = match until.duration_since(SystemTime::now()) {
+                Ok(left) => format!(
+                    "known not to exist at its source, for {} s more",
+                    left.as_secs()
+                ),
+                Err(_) => {
+                    "was known not to exist at its source, and is to be asked for again".to_owned()
+                }
+            };
+            rows.push(("entry", what));
+        }
         Some(State::Corrupt(reason)) => rows.push(("entry", format!("corrupt: {reason}"))),
         Some(State::There(stream)) => {
             let meta = stream.meta();
@@ -175,6 +202,8 @@ fn table(
             rows.push(("hash", format!("{:032x}", meta.hash)));
             let age = age_ms(meta.checked);
             rows.push(("age", format!("{}.{} s", age / 1000, age % 1000 / 100)));
+            let validators = meta.validators.iter();
+            rows.extend(validators.map(|(key, value)| ("validator", format!("{key}={value}"))));
         }
     }
     match status {

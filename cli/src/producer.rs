@@ -1,0 +1,236 @@
+//! Who makes the payload: COMMAND or standard input, and how the two sides talk.
+//!
+//! COMMAND is given, beside what this program itself was given:
+//!
+//! | variable | what |
+//! | --- | --- |
+//! | `CACHELOCK_FILE` | the entry's path; what is there is the old payload |
+//! | `CACHELOCK_VALIDATOR_<KEY>` | what was kept about the old payload: `CACHELOCK_VALIDATOR_ETAG` for the key `etag`. Letters in upper case, `_` for all that is neither letter nor digit. None if there is no whole old payload |
+//! | `CACHELOCK_VALIDATORS` | a file for `key=value` lines to be kept about the new payload |
+//!
+//! It answers with its exit code: 0, its output is the new payload; 104, the old payload is still right; with
+//! `--absent-for`, 66, there is no such thing.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use cachelock::{Produced, Published, Refresh, Validators};
+
+use crate::args::Producer;
+use crate::command;
+use crate::control::Control;
+use crate::exit::{self, Failure};
+use crate::input::{self, Message, PIECE};
+
+const FILE: &str = "CACHELOCK_FILE";
+const VALIDATORS: &str = "CACHELOCK_VALIDATORS";
+const VALIDATOR: &str = "CACHELOCK_VALIDATOR_";
+
+/// More than a tag takes.
+const VALIDATORS_MAX: usize = 64 * 1024;
+
+/// Has the payload made and publishes what came of it. After an error nothing is published.
+pub(crate) fn run(
+    mut refresh: Refresh,
+    producer: &Producer,
+    control: &Control,
+) -> Result<(Produced, Published), Failure> {
+    let mut validators: Validators = producer.validators.iter().cloned().collect();
+    let produced = if producer.command.is_empty() {
+        check_input()?;
+        from_input(&mut refresh, control)?;
+        Produced::New
+    } else {
+        from_command(&mut refresh, producer, control, &mut validators)?
+    };
+    if !validators.is_empty() {
+        refresh.set_validators(validators)?;
+    }
+    let path = refresh.entry().path();
+    let published = refresh.finish(produced).map_err(cachelock::Error::from)?;
+    match produced {
+        Produced::Absent(_) => Err(Failure::Absent(path)),
+        _ => Ok((produced, published)),
+    }
+}
+
+/// A person at a terminal does not expect to type a payload.
+pub(crate) fn check_input() -> Result<(), Failure> {
+    if std::io::stdin().is_terminal() {
+        return Err(Failure::Usage(
+            "nothing to publish: give a COMMAND after `--`, or the payload on standard input"
+                .to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+fn from_command(
+    refresh: &mut Refresh,
+    producer: &Producer,
+    control: &Control,
+    validators: &mut Validators,
+) -> Result<Produced, Failure> {
+    let previous = refresh.previous()?;
+    let scratch = refresh.scratch()?;
+    let mut variables = BTreeMap::from([
+        (FILE.into(), refresh.entry().path().into_os_string()),
+        (VALIDATORS.into(), scratch.path().into_os_string()),
+    ]);
+    // Those of another entry, should this program be the COMMAND of itself.
+    let inherited = std::env::vars_os().map(|(name, _)| name);
+    let stale: Vec<_> = inherited.filter(|name| is_validator(name)).collect();
+    if let Some(previous) = &previous {
+        variables.extend(previous.meta().validators.iter().filter_map(variable));
+    }
+    let environment = command::Environment {
+        set: variables,
+        remove: stale,
+    };
+    let sink = &mut |piece: &[u8]| write(refresh, piece);
+    let failure = command::produce(&producer.command, &environment, control, sink).err();
+    let produced = match failure {
+        None => Produced::New,
+        Some(failure) => match (failure.command_code(), producer.absent_for) {
+            (Some(exit::NOT_MODIFIED), _) if previous.is_some() => Produced::NotModified,
+            (Some(exit::MISSING), Some(absent_for)) => Produced::Absent(absent_for),
+            _ => return Err(failure),
+        },
+    };
+    parse(&scratch.read(VALIDATORS_MAX)?, validators)?;
+    Ok(produced)
+}
+
+fn is_validator(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(VALIDATOR.as_bytes())
+}
+
+/// A validator as a variable; none for a value that no variable can hold.
+fn variable((key, value): (&String, &String)) -> Option<(OsString, OsString)> {
+    if value.contains('\0') {
+        return None;
+    }
+    let word = |character: char| match character {
+        'a'..='z' | 'A'..='Z' | '0'..='9' => character.to_ascii_uppercase(),
+        _ => '_',
+    };
+    let name: String = VALIDATOR.chars().chain(key.chars().map(word)).collect();
+    Some((name.into(), value.into()))
+}
+
+/// The lines that COMMAND has left.
+fn parse(bytes: &[u8], validators: &mut Validators) -> Result<(), Failure> {
+    let wrong = |what: &str| Failure::Validators(what.to_owned());
+    let text = std::str::from_utf8(bytes).map_err(|_| wrong("is not UTF-8"))?;
+    for line in text.lines().filter(|line| !line.is_empty()) {
+        match line.split_once('=') {
+            // As headers end their lines.
+            Some((key, value)) if !key.is_empty() => {
+                validators.insert(key.to_owned(), value.trim_end_matches('\r').to_owned())
+            }
+            _ => {
+                return Err(wrong(&format!(
+                    "has the line {line:?}, which is not `key=value`"
+                )));
+            }
+        };
+    }
+    Ok(())
+}
+
+fn write(refresh: &mut Refresh, piece: &[u8]) -> Result<(), Failure> {
+    refresh
+        .write_all(piece)
+        .map_err(|error| Failure::io("write the payload", error))
+}
+
+fn from_input(refresh: &mut Refresh, control: &Control) -> Result<(), Failure> {
+    let (bell, messages) = mpsc::channel();
+    control.wake(bell.clone());
+    let Ok(pieces) = input::read_in_background(std::io::stdin(), bell) else {
+        return from_input_here(refresh);
+    };
+    loop {
+        control.check()?;
+        match messages.recv() {
+            Ok(Message::Data(piece)) => {
+                write(refresh, &piece)?;
+                pieces.give_back(piece);
+            }
+            Ok(Message::End(result)) => {
+                result.map_err(|error| Failure::Io("read standard input", error))?;
+                return control.check();
+            }
+            Ok(Message::Wake) => {}
+            Err(_) => {
+                let error = std::io::ErrorKind::UnexpectedEof.into();
+                return Err(Failure::Io("read standard input", error));
+            }
+        }
+    }
+}
+
+/// Where there are no threads: nobody else shows that this holder is alive.
+fn from_input_here(refresh: &mut Refresh) -> Result<(), Failure> {
+    const BEAT_EVERY: Duration = Duration::from_millis(30);
+
+    let mut input = std::io::stdin().lock();
+    let mut piece = vec![0; PIECE];
+    let mut beaten = Instant::now();
+    loop {
+        let read = match input.read(&mut piece) {
+            Ok(0) => return Ok(()),
+            Ok(read) => read,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(Failure::Io("read standard input", error)),
+        };
+        write(refresh, &piece[..read])?;
+        if beaten.elapsed() >= BEAT_EVERY {
+            refresh.heartbeat()?;
+            beaten = Instant::now();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_command_leaves_is_read_line_by_line() {
+        let read = |text: &str| {
+            let mut validators = Validators::new();
+            parse(text.as_bytes(), &mut validators).map(|()| validators)
+        };
+        let lines = read("etag=\"a=b\"\r\n\nrev=7\nempty=\n").expect("three lines");
+        let expected = [("empty", ""), ("etag", "\"a=b\""), ("rev", "7")];
+        assert!(
+            lines
+                .iter()
+                .map(|(key, value)| (&**key, &**value))
+                .eq(expected),
+            "{lines:?}"
+        );
+        for wrong in ["etag", "=x", "etag=x\nnonsense\n"] {
+            assert!(
+                matches!(read(wrong), Err(Failure::Validators(_))),
+                "{wrong:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_validator_becomes_a_variable() {
+        let named = |key: &str| {
+            variable((&key.to_owned(), &"x".to_owned()))
+                .expect("it can be")
+                .0
+        };
+        assert_eq!(named("etag"), "CACHELOCK_VALIDATOR_ETAG");
+        assert_eq!(named("last-modified"), "CACHELOCK_VALIDATOR_LAST_MODIFIED");
+        assert!(variable((&"etag".to_owned(), &"\0".to_owned())).is_none());
+    }
+}
