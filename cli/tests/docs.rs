@@ -284,7 +284,7 @@ fn section(heading: &str) -> &'static str {
 /// The long options in the first column of the first table of `text`.
 fn options(text: &str) -> BTreeSet<String> {
     rows(text)
-        .flat_map(|row| row[0].split(['`', ' ', ',']))
+        .flat_map(|row| row[0].split(['`', ' ', ',', '[']))
         .filter_map(|word| word.strip_prefix("--"))
         .map(str::to_owned)
         .collect()
