@@ -158,8 +158,7 @@ impl Refresh {
         if lease.is_lost() {
             return Err(lease.lose("it was lost before"));
         }
-        let due = self.hold.control.cx.platform.monotonic() >= lease.next_beat();
-        if self.hold.beats_itself && due {
+        if self.hold.must_beat() {
             lease.beat()
         } else {
             Ok(())
@@ -343,7 +342,9 @@ impl Stage {
             self.write_through(&buffer)
         };
         self.buffer = buffer;
-        self.buffer.clear();
+        if flushed.is_ok() {
+            self.buffer.clear();
+        }
         flushed
     }
 
@@ -352,9 +353,8 @@ impl Stage {
         if lease.is_lost() {
             return Err(lease.lose("it was lost before"));
         }
-        if self.hold.beats_itself && self.hold.control.cx.platform.monotonic() >= lease.next_beat()
-        {
-            lease.beat()?;
+        if self.hold.must_beat() {
+            lease.keep_alive()?;
         }
         let Some(file) = &self.file else {
             return Err(self.fail("write", io::Error::other("the stage is closed")));

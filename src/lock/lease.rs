@@ -62,6 +62,8 @@ pub(crate) struct Lease {
     released: AtomicBool,
     lost: AtomicBool,
     next_beat: Mutex<Monotonic>,
+    /// The last beat has failed, and that was said.
+    failing: AtomicBool,
 }
 
 impl Lease {
@@ -75,6 +77,7 @@ impl Lease {
             released: AtomicBool::new(false),
             lost: AtomicBool::new(false),
             next_beat: Mutex::new(cx.platform.monotonic() + cx.options.lease / 3),
+            failing: AtomicBool::new(false),
             claim: Mutex::new(claim),
             control,
         }
@@ -213,14 +216,27 @@ impl Lease {
         Ok(())
     }
 
-    /// After a beat that failed: the next one is due as if it had not.
-    pub(crate) fn postpone_beat(&self) {
+    /// A beat for whoever has other things to do. One that fails is tried again soon, for the disk may be full for a while;
+    /// only that the lease is lost is an error.
+    pub(crate) fn keep_alive(&self) -> Result<()> {
+        let failed = match self.beat() {
+            Err(error) if !error.is_lease_lost() => error,
+            beaten => {
+                self.failing.store(false, Ordering::Relaxed);
+                return beaten;
+            }
+        };
+        if !self.failing.swap(true, Ordering::Relaxed) {
+            tracing::warn!("a heartbeat failed, and is tried again: {failed}");
+        }
         let cx = &self.control.cx;
+        // Before a record that was written half-way, which nobody can read, is taken for a dead holder's.
+        let soon = (cx.options.lease / 12).min(expiry::UNREADABLE / 3);
         *self
             .next_beat
             .lock()
-            .unwrap_or_else(PoisonError::into_inner) =
-            cx.platform.monotonic() + cx.options.lease / 12;
+            .unwrap_or_else(PoisonError::into_inner) = cx.platform.monotonic() + soon;
+        Ok(())
     }
 
     /// Gives the lease back. What was not published must be gone by now.
