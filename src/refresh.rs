@@ -159,8 +159,7 @@ impl Refresh {
         if lease.is_lost() {
             return Err(lease.lose("it was lost before"));
         }
-        let due = self.hold.control.cx.platform.monotonic() >= lease.next_beat();
-        if self.hold.beats_itself && due {
+        if self.hold.must_beat() {
             lease.beat()
         } else {
             Ok(())
@@ -344,7 +343,9 @@ impl Stage {
             self.write_through(&buffer)
         };
         self.buffer = buffer;
-        self.buffer.clear();
+        if flushed.is_ok() {
+            self.buffer.clear();
+        }
         flushed
     }
 
@@ -353,9 +354,8 @@ impl Stage {
         if lease.is_lost() {
             return Err(lease.lose("it was lost before"));
         }
-        if self.hold.beats_itself && self.hold.control.cx.platform.monotonic() >= lease.next_beat()
-        {
-            lease.beat()?;
+        if self.hold.must_beat() {
+            lease.keep_alive()?;
         }
         let Some(file) = &self.file else {
             return Err(self.fail("write", io::Error::other("the stage is closed")));

@@ -3,6 +3,7 @@
 //! The task lives as long as the process and sleeps for ever while there is nothing to beat. Where there are no threads
 //! the holder's own calls beat; see [`crate::Refresh`].
 
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use cachelock_platform::{Event, Monotonic, Platform};
@@ -35,8 +36,8 @@ enum Next {
 }
 
 impl Heartbeat {
-    /// Beats `lease` until it is released, lost or dropped. `false` where there are no threads to do it.
-    pub(crate) fn keep(self: &Arc<Self>, platform: &Arc<dyn Platform>, lease: &Arc<Lease>) -> bool {
+    /// Beats `lease` until it is released, lost or dropped, if there is a thread to do it: see [`Heartbeat::runs`].
+    pub(crate) fn keep(self: &Arc<Self>, platform: &Arc<dyn Platform>, lease: &Arc<Lease>) {
         let due = lease.next_beat();
         let mut state = self.state();
         state.leases.push(Arc::downgrade(lease));
@@ -45,7 +46,7 @@ impl Heartbeat {
             if task.looks_at > due {
                 task.wake.set();
             }
-            return true;
+            return;
         }
         // Noted before it runs, so that another thread's lease does not start a second one.
         let wake = platform.event();
@@ -60,16 +61,30 @@ impl Heartbeat {
             "cachelock-beat",
             Box::new(move || heartbeat.run(&*clock, &*wake)),
         );
-        if started.is_err() {
+        if let Err(error) = started {
+            // Others that relied on it meanwhile find out when they ask.
             self.state().task = None;
+            if error.kind() != io::ErrorKind::Unsupported {
+                let without = "no thread to beat leases from, so holders must beat themselves";
+                lease.say_beat_failed(&format!("{without}: {error}"));
+            }
         }
-        started.is_ok()
+    }
+
+    /// Whether the task beats. Otherwise the holder's own calls must, as long as nobody has succeeded in starting it.
+    pub(crate) fn runs(&self) -> bool {
+        self.state().task.is_some()
     }
 
     fn run(&self, clock: &dyn Platform, wake: &dyn Event) {
         loop {
             match self.next(clock.monotonic()) {
-                Next::Beat(due) => due.iter().for_each(|lease| beat(lease)),
+                Next::Beat(due) => {
+                    for lease in due {
+                        // A lost lease says so itself, and is not beaten again.
+                        let _ = lease.keep_alive();
+                    }
+                }
                 Next::Sleep(until) => {
                     wake.wait_until(until);
                 }
@@ -97,14 +112,5 @@ impl Heartbeat {
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A beat that fails for another reason than a lost lease is tried again soon: the disk may be full for a while.
-fn beat(lease: &Lease) {
-    if let Err(error) = lease.beat()
-        && !error.is_lease_lost()
-    {
-        lease.beat_failed(&error);
     }
 }

@@ -62,6 +62,8 @@ pub(crate) struct Lease {
     released: AtomicBool,
     lost: AtomicBool,
     next_beat: Mutex<Monotonic>,
+    /// The last beat has failed, and that was said.
+    failing: AtomicBool,
 }
 
 impl Lease {
@@ -75,6 +77,7 @@ impl Lease {
             released: AtomicBool::new(false),
             lost: AtomicBool::new(false),
             next_beat: Mutex::new(cx.platform.monotonic() + cx.options.lease / 3),
+            failing: AtomicBool::new(false),
             claim: Mutex::new(claim),
             control,
         }
@@ -222,20 +225,35 @@ impl Lease {
         Ok(None)
     }
 
-    /// After a background beat that failed: says so, and the next one is due soon.
-    pub(crate) fn beat_failed(&self, error: &Error) {
+    /// A beat for whoever has other things to do. One that fails is tried again soon, for the disk may be full for a while;
+    /// only that the lease is lost is an error.
+    pub(crate) fn keep_alive(&self) -> Result<()> {
+        let failed = match self.beat() {
+            Err(error) if !error.is_lease_lost() => error,
+            beaten => {
+                self.failing.store(false, Ordering::Relaxed);
+                return beaten;
+            }
+        };
+        if !self.failing.swap(true, Ordering::Relaxed) {
+            self.say_beat_failed(&failed.to_string());
+        }
         let cx = &self.control.cx;
-        let detail = error.to_string();
-        cx.emit(&Event {
-            epoch: Some(self.epoch),
-            detail: Some(&detail),
-            ..Event::new(EventKind::HeartbeatFailed, &cx.path)
-        });
+        // Before a record that was written half-way, which nobody can read, is taken for a dead holder's.
+        let soon = (cx.options.lease / 12).min(expiry::UNREADABLE / 3);
         *self
             .next_beat
             .lock()
-            .unwrap_or_else(PoisonError::into_inner) =
-            cx.platform.monotonic() + cx.options.lease / 12;
+            .unwrap_or_else(PoisonError::into_inner) = cx.platform.monotonic() + soon;
+        Ok(())
+    }
+
+    pub(crate) fn say_beat_failed(&self, detail: &str) {
+        self.control.cx.emit(&Event {
+            epoch: Some(self.epoch),
+            detail: Some(detail),
+            ..Event::new(EventKind::HeartbeatFailed, &self.control.cx.path)
+        });
     }
 
     /// Gives the lease back. What was not published must be gone by now.

@@ -42,6 +42,7 @@ pub(crate) use lease::Lease;
 
 use expiry::Observation;
 use gate::{GateGuard, Outcome};
+use heartbeat::Heartbeat;
 use lease::Request;
 use local::{Local, LocalCache};
 use queue::Place;
@@ -83,8 +84,7 @@ pub(crate) struct Hold {
     /// How long the caller had to wait, and what of its budget is left for renames that must be repeated.
     pub(crate) waited: Duration,
     pub(crate) budget_left: Option<Duration>,
-    /// Whether a background task beats; otherwise the holder's own calls must.
-    pub(crate) beats_itself: bool,
+    heartbeat: Arc<Heartbeat>,
     _local: Arc<LocalCache>,
 }
 
@@ -100,6 +100,11 @@ impl Hold {
     /// For how long it has been held.
     pub(crate) fn held(&self) -> Duration {
         self.cx.platform.monotonic().saturating_sub(self.since)
+    }
+
+    /// Whether the holder's own calls must beat, for want of a background task, and a beat is due.
+    pub(crate) fn must_beat(&self) -> bool {
+        !self.heartbeat.runs() && self.cx.platform.monotonic() >= self.lease.next_beat()
     }
 
     /// Whether this is the copy in a child made by `fork`.
@@ -231,7 +236,7 @@ fn acquire_in(
         waiter,
         &mut observation,
     )?);
-    let beats = local.heartbeat.keep(&cx.platform, &lease);
+    local.heartbeat.keep(&cx.platform, &lease);
     let hold = Hold {
         cx: cx.clone(),
         root,
@@ -243,7 +248,7 @@ fn acquire_in(
         since: cx.platform.monotonic(),
         waited: waiter.waited(),
         budget_left: waiter.left_for_renames(),
-        beats_itself: !beats,
+        heartbeat: local.heartbeat.clone(),
         _local: local_cache,
     };
     cx.emit(&Event {
