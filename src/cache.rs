@@ -22,6 +22,17 @@ use crate::wait::Waiter;
 ///
 /// Opening it touches nothing on disk. Reads never write and take no lock; the directory is created by the first refresh.
 ///
+/// # After `fork`
+///
+/// A child made by `fork` without `exec` may use the cache that its parent has opened, to read and to take locks of its
+/// own. Its copies of what the parent holds, a [`WriteLock`] or a [`Refresh`], are dead: dropping them gives nothing back and
+/// removes nothing, and each other call is an error. The parent goes on as if nothing had happened.
+///
+/// - Not supported: to fork while another thread is inside a call on the same cache. What that thread has locked in memory
+///   stays locked in the child.
+/// - If the parent is killed while it holds the lock and such a child lives on, the kernel lock lives on in the child's copy.
+///   Others then wait for one lease, as for a frozen holder, until the child drops its copy, executes a program or ends.
+///
 /// ```
 /// use std::io::Write;
 ///
@@ -254,6 +265,8 @@ impl fmt::Debug for Entry {
 ///
 /// As long as it is not lost, nobody else can publish into the cache. It is no mutual exclusion for anything else: a holder
 /// that stands still for its lease is overtaken, and may go on computing without knowing.
+///
+/// The copy in a child made by `fork` is dead; see [`Cache`]. Programs that this process executes inherit nothing of it.
 #[must_use = "the lock is released when this is dropped"]
 pub struct WriteLock {
     hold: Arc<Hold>,
@@ -298,6 +311,7 @@ impl WriteLock {
     /// # Errors
     /// [`LeaseLost`](crate::ErrorKind::LeaseLost), or what the system says.
     pub fn check(&self) -> Result<()> {
+        self.hold.refuse_copy()?;
         self.hold.lease.beat()
     }
 

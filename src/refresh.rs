@@ -155,6 +155,7 @@ impl Refresh {
     /// # Errors
     /// [`LeaseLost`](crate::ErrorKind::LeaseLost), or what the system says.
     pub fn heartbeat(&self) -> Result<()> {
+        self.hold.refuse_copy()?;
         let lease = &self.hold.lease;
         if lease.is_lost() {
             return Err(lease.lose("it was lost before"));
@@ -290,6 +291,7 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) fn create(hold: &Arc<Hold>) -> Result<Self> {
+        hold.refuse_copy()?;
         let (name, file) = hold.lease.create_stage()?;
         Ok(Stage {
             hold: hold.clone(),
@@ -350,6 +352,7 @@ impl Stage {
     }
 
     fn write_through(&mut self, bytes: &[u8]) -> Result<()> {
+        self.hold.refuse_copy()?;
         let lease = &self.hold.lease;
         if lease.is_lost() {
             return Err(lease.lose("it was lost before"));
@@ -376,6 +379,7 @@ impl Stage {
 
     /// Everything written, made as durable as asked, closed: ready to be renamed. Does nothing the second time.
     pub(crate) fn seal(&mut self, sync: bool, mode: Option<u32>) -> Result<Content> {
+        self.hold.refuse_copy()?;
         if self.file.is_some() {
             self.flush()?;
         }

@@ -112,6 +112,16 @@ impl Hold {
         self.cx.platform.process_id() != self.process
     }
 
+    /// Refuses to act on the parent's behalf: a copy that published would make the parent's own publish fail.
+    pub(crate) fn refuse_copy(&self) -> Result<()> {
+        if self.is_copy() {
+            let reason = "it was taken before a fork and is the parent's; take the lock anew";
+            let source = std::io::Error::other(reason);
+            return Err(Error::io("use the lock of", &*self.cx.path, source));
+        }
+        Ok(())
+    }
+
     fn release(&mut self) -> Result<()> {
         if self.cx.mutated(Mutation::GateReleasedFirst) {
             self.gate = None;
