@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+pub(crate) mod disk;
+
 /// The user that most of these tests run the program as: root passes every test of permission.
 pub(crate) const USER: u32 = 12_345;
 /// Another one.
@@ -146,7 +148,8 @@ impl Ground {
                 word => command.arg(word),
             };
         }
-        command.current_dir(self.path());
+        // Where every user may be.
+        command.current_dir("/");
     }
 
     #[track_caller]
@@ -188,6 +191,10 @@ impl Ran {
     /// -1 if a signal ended it.
     pub(crate) fn code(&self) -> i32 {
         self.status.code().unwrap_or(-1)
+    }
+
+    pub(crate) fn command(&self) -> &str {
+        &self.what
     }
 
     /// Whatever it was, it was said as the documentation promises: one of its exit codes, a message that names a path, no
@@ -240,6 +247,16 @@ impl Running {
 
     pub(crate) fn id(&self) -> i32 {
         i32::try_from(self.child.id()).expect("a process number")
+    }
+
+    /// Whether it is blocked in a kernel lock, as whoever waits for the gate is.
+    pub(crate) fn is_blocked(&self) -> bool {
+        let id = self.id().to_string();
+        let locks = fs::read_to_string("/proc/locks").expect("the kernel's list of locks");
+        locks.lines().any(|line| {
+            let words: Vec<_> = line.split_whitespace().collect();
+            words.get(1) == Some(&"->") && words.get(5) == Some(&&*id)
+        })
     }
 
     /// Its end, which must come within `limit` of now.
