@@ -201,7 +201,7 @@ impl Ran {
     /// panic.
     #[track_caller]
     pub(crate) fn assert_clear(&self, path: &Path) {
-        const CODES: [i32; 9] = [0, 1, 2, 65, 66, 69, 74, 75, 77];
+        const CODES: [i32; 10] = [0, 1, 2, 65, 66, 69, 74, 75, 76, 77];
         assert!(!self.stderr.contains("panicked"), "{self}");
         assert!(CODES.contains(&self.code()), "an undocumented code: {self}");
         if self.code() != 0 {
@@ -257,6 +257,16 @@ impl Running {
             let words: Vec<_> = line.split_whitespace().collect();
             words.get(1) == Some(&"->") && words.get(5) == Some(&&*id)
         })
+    }
+
+    /// Whether it watches a directory, as whoever waits for a lease does.
+    pub(crate) fn watches(&self) -> bool {
+        let Ok(files) = fs::read_dir(format!("/proc/{}/fd", self.id())) else {
+            return false;
+        };
+        files
+            .filter_map(|file| fs::read_link(file.ok()?.path()).ok())
+            .any(|file| file.as_os_str() == "anon_inode:inotify")
     }
 
     /// Its end, which must come within `limit` of now.
