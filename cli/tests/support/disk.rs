@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::lacks;
+use super::{lacks, lacks_root};
 
 /// Set in the process that has mounts of its own.
 const ALONE: &str = "CACHELOCK_TEST_ALONE";
@@ -20,7 +20,7 @@ pub(crate) fn alone(name: &str) -> bool {
     if std::env::var_os(ALONE).is_some() {
         return true;
     }
-    if lacks("root", rustix::process::geteuid().is_root()) {
+    if lacks_root() {
         return false;
     }
     let unshare = ["--mount", "--propagation", "private", "--"];
