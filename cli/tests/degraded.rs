@@ -282,6 +282,56 @@ fn a_disk_that_becomes_read_only_ends_holder_and_waiter_with_77() {
     drop(disk);
 }
 
+/// `head` is as long as the highest epoch, and each file system has its own longest file.
+#[test]
+fn a_head_as_long_as_the_file_system_takes_is_said_to_be_the_last() {
+    if !alone("a_head_as_long_as_the_file_system_takes_is_said_to_be_the_last") {
+        return;
+    }
+    let ground = Ground::of(USER);
+    for kind in ["ext4", "tmpfs"] {
+        let disk = match kind {
+            "ext4" => Disk::ext4(&ground.cache(), 4 << 20, &["-m", "0"], USER),
+            _ => Disk::in_memory(&ground.cache(), "size=1m", USER),
+        };
+        ground.publish(OLD);
+        let head = fs::File::options()
+            .write(true)
+            .open(ground.control().join("head"));
+        let head = head.expect("root may do that");
+        // The longest that there can be, bit by bit.
+        let mut longest = 0;
+        for bit in (0..63).rev() {
+            if head.set_len(longest | 1 << bit).is_ok() {
+                longest |= 1 << bit;
+            }
+        }
+        assert!(longest > 1 << 40, "{kind}: {longest} bytes");
+        head.set_len(longest).expect("it was that long before");
+        drop(head);
+        for operation in OPERATIONS {
+            let ran = ground.run(operation);
+            assert!([1, 74].contains(&ran.code()), "{kind}: {ran}");
+            ran.assert_clear(&ground.control());
+            let said = ["epochs are used up", "the file system cannot"];
+            assert!(
+                said.iter().any(|said| ran.stderr.contains(said)),
+                "{kind}: {ran}"
+            );
+            assert_all_or_nothing(&ground, Before::Entry, &ran, &kind);
+        }
+        let status = ground.run(&["status", "FILE", "--json"]);
+        assert!(
+            status.stdout.contains(&format!("\"epoch\":{longest}")),
+            "{kind}: {status}"
+        );
+        // What the message says, while nobody uses the cache.
+        fs::remove_dir_all(ground.control()).expect("it can go");
+        ground.assert_next_refresh_works(&kind);
+        drop(disk);
+    }
+}
+
 #[test]
 fn a_directory_that_its_owner_may_not_write_to_is_77_until_its_mode_is_mended() {
     if lacks_root() {
