@@ -168,6 +168,11 @@ fn hint(source: &io::Error) -> &'static str {
         io::ErrorKind::QuotaExceeded => "; free some of your quota and try again",
         io::ErrorKind::ReadOnlyFilesystem => "; a read-only cache can be read but not refreshed",
         io::ErrorKind::PermissionDenied => "; check who owns it and its mode",
+        io::ErrorKind::FileTooLarge => {
+            "; this process may not make so large a file, or the file system cannot"
+        }
+        // What starting a thread says.
+        io::ErrorKind::WouldBlock => "; end some processes or raise the limit of their number",
         io::ErrorKind::CrossesDevices => {
             "; the entry's folder must be on the file system of the cache directory"
         }

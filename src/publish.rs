@@ -238,6 +238,15 @@ fn empty_payload(parts: &Parts<'_>) -> Result<()> {
     rename(parts.entry, &mut stage, Target::Payload)
 }
 
+/// What is published must be what the cache's path shows. Looked at last thing before the renames.
+fn check_current(parts: &Parts<'_>) -> Result<()> {
+    if parts.hold.is_current()? {
+        return Ok(());
+    }
+    let reason = "its directory was deleted, moved or replaced meanwhile";
+    Err(parts.hold.lease.lose(reason))
+}
+
 /// Writes the tag and renames it into place. Returns the doubt about its durability, if there is any.
 fn publish_tag(parts: &Parts<'_>, previous: Record, next: &Record) -> Result<Option<io::Error>> {
     let tag = Tag {
@@ -245,6 +254,7 @@ fn publish_tag(parts: &Parts<'_>, previous: Record, next: &Record) -> Result<Opt
         next: next.clone(),
     };
     let full = parts.entry.cx.options.durability == Durability::Full;
+    check_current(parts)?;
     let mut stage = Stage::create(parts.stage.hold())?;
     stage.write(&tag.encode())?;
     stage.seal(full, mode_for(parts, Target::Tag)?)?;

@@ -70,15 +70,6 @@ impl Root {
         }))
     }
 
-    /// Whether the cache's path still names this directory.
-    pub(crate) fn is_current(&self, cx: &Context) -> Result<bool> {
-        let look = |error| dir_error("look at", cx.path.clone(), error);
-        let Some(dir) = found(cx.platform.open_dir(&cx.path)).map_err(look)? else {
-            return Ok(false);
-        };
-        Ok(dir.metadata().map_err(look)?.id == self.id())
-    }
-
     pub(crate) fn id(&self) -> FileId {
         self.metadata.id
     }

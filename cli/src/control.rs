@@ -31,12 +31,15 @@ impl Control {
         Arc::default()
     }
 
-    /// Catches requests to end, where there are any.
+    /// Catches requests to end, and what would end it in the middle of a write, where there are any.
     pub(crate) fn listen(self: &Arc<Self>) {
         let control = self.clone();
         let listening = process::on_termination(move |termination| control.terminate(termination));
         if let Err(error) = listening {
             tracing::debug!("signals are not caught: {error}");
+        }
+        if let Err(error) = process::outlive_file_size_limit() {
+            tracing::debug!("a file that grows too large ends this process: {error}");
         }
     }
 

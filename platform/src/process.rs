@@ -55,6 +55,15 @@ pub fn on_termination(handler: impl FnMut(Termination) + Send + 'static) -> io::
     backend::on_termination(handler)
 }
 
+/// Makes a write beyond the limit of file sizes (`ulimit -f`) an error of that write, in place of this process's sudden end.
+/// What this process starts has the system's default again. Does nothing where there is no such limit.
+///
+/// # Errors
+/// What the system says. After an error such a write still ends the process.
+pub fn outlive_file_size_limit() -> io::Result<()> {
+    backend::outlive_file_size_limit()
+}
+
 /// Asks `child` to end (`SIGTERM`). A child that has ended already is success.
 ///
 /// Do not call it once the child has been waited for: its number may be another process's by then.
@@ -80,12 +89,12 @@ mod backend {
     use std::io;
     use std::os::unix::process::ExitStatusExt;
     use std::process::{Child, Command, ExitStatus};
-    use std::sync::mpsc;
+    use std::sync::{Arc, mpsc};
     use std::thread;
 
     use rustix::io::Errno;
     use rustix::process::{Pid, Signal, kill_process};
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
     use signal_hook::iterator::Signals;
 
     use super::Termination;
@@ -162,6 +171,14 @@ mod backend {
         Ok(current.sa_sigaction == libc::SIG_IGN)
     }
 
+    pub(super) fn outlive_file_size_limit() -> io::Result<()> {
+        if is_ignored(SIGXFSZ)? {
+            return Ok(());
+        }
+        // A handler, because a child would inherit that the signal is ignored.
+        signal_hook::flag::register(SIGXFSZ, Arc::default()).map(drop)
+    }
+
     pub(super) fn terminate(child: &Child) -> io::Result<()> {
         match kill_process(Pid::from_child(child), Signal::TERM) {
             Err(Errno::SRCH) => Ok(()),
@@ -195,6 +212,10 @@ mod backend {
         _handler: impl FnMut(Termination) + Send + 'static,
     ) -> io::Result<()> {
         Err(unsupported("catching requests to end"))
+    }
+
+    pub(super) fn outlive_file_size_limit() -> io::Result<()> {
+        Ok(())
     }
 
     pub(super) fn terminate(_child: &Child) -> io::Result<()> {

@@ -278,7 +278,8 @@ fn unavailable(control: &Control, error: io::Error) -> Result<Outcome> {
 
 /// Whether somebody has the kernel lock now; for the status page. Takes it for an instant if nobody has.
 pub(crate) fn is_held(control: &Control) -> Result<Option<bool>> {
-    let Some((file, _)) = control.open(GATE, Access::Write)? else {
+    // For reading: on a read-only file system nothing else can be had, and it is enough for a lock.
+    let Some((file, _)) = control.open(GATE, Access::Read)? else {
         return Ok(Some(false));
     };
     match file.try_lock() {

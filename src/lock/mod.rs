@@ -28,10 +28,11 @@ use cachelock_platform::{FileSystem, Monotonic};
 
 use crate::builder::Locking;
 use crate::context::Context;
-use crate::control::Control;
+use crate::control::{Control, found};
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::{self, Backend, Event, EventKind};
 use crate::mutation::Mutation;
+use crate::name::CONTROL_DIR;
 use crate::root::Root;
 use crate::wait::Waiter;
 
@@ -95,6 +96,19 @@ impl Hold {
         } else {
             Backend::Lease
         }
+    }
+
+    /// Whether the cache's path still leads to what is held. The directory may have been deleted, renamed, replaced or
+    /// mounted over since, and the lock of what is there now may be another's.
+    pub(crate) fn is_current(&self) -> Result<bool> {
+        let cx = &self.cx;
+        let Some(root) = Root::open_for_reading(cx)? else {
+            return Ok(false);
+        };
+        let look = |error| Error::io("look at", self.control.path(""), error);
+        let held = self.control.dir.metadata().map_err(look)?;
+        let there = found(root.dir.stat(CONTROL_DIR)).map_err(look)?;
+        Ok(root.id() == self.root.id() && there.is_some_and(|there| there.id == held.id))
     }
 
     /// For how long it has been held.
@@ -177,7 +191,7 @@ pub(crate) fn acquire(
         let acquired = acquire_in(cx, waiter, force, look);
         let moved = match &acquired {
             // Deleted or replaced while we waited: what we hold, if anything, is not what the path names now.
-            Ok(Acquired::Held(hold)) => waiter.has_paused() && !hold.root.is_current(cx)?,
+            Ok(Acquired::Held(hold)) => waiter.has_paused() && !hold.is_current()?,
             Ok(Acquired::Satisfied { .. }) => false,
             Err(error) => error.kind() == ErrorKind::Io && is_gone(error),
         };

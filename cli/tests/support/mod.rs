@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+pub(crate) mod disk;
+
 /// The user that most of these tests run the program as: root passes every test of permission.
 pub(crate) const USER: u32 = 12_345;
 /// Another one.
@@ -38,7 +40,7 @@ pub(crate) fn lacks(what: &str, there: bool) -> bool {
 }
 
 pub(crate) fn lacks_root() -> bool {
-    lacks("root", rustix::process::geteuid().is_root())
+    lacks("root", myself() == 0)
 }
 
 pub(crate) fn lacks_tool(name: &str) -> bool {
@@ -69,6 +71,17 @@ impl Program {
 
     pub(crate) fn path(&self) -> PathBuf {
         self.dir.path().join("cachelock")
+    }
+}
+
+/// The user that runs the tests.
+pub(crate) fn myself() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+fn run_as(command: &mut Command, user: u32) {
+    if user != myself() {
+        command.uid(user).gid(user);
     }
 }
 
@@ -114,7 +127,9 @@ impl Ground {
 
     /// Gives `path` to the ground's user.
     pub(crate) fn own(&self, path: &Path) {
-        chown(path, Some(self.user), Some(self.user)).expect("root may do that");
+        if self.user != myself() {
+            chown(path, Some(self.user), Some(self.user)).expect("root may do that");
+        }
     }
 
     /// The program with these arguments, FILE and DIR standing for the entry and the cache, as the ground's user.
@@ -125,7 +140,7 @@ impl Ground {
     pub(crate) fn command_of(&self, user: u32, words: &[&str]) -> Command {
         let mut command = Command::new(self.program());
         self.arguments(&mut command, words);
-        command.uid(user).gid(user);
+        run_as(&mut command, user);
         command
     }
 
@@ -134,7 +149,7 @@ impl Ground {
         let mut command = Command::new(wrapper[0]);
         command.args(&wrapper[1..]).arg(self.program());
         self.arguments(&mut command, words);
-        command.uid(self.user).gid(self.user);
+        run_as(&mut command, self.user);
         command
     }
 
@@ -146,7 +161,8 @@ impl Ground {
                 word => command.arg(word),
             };
         }
-        command.current_dir(self.path());
+        // Where every user may be.
+        command.current_dir("/");
     }
 
     #[track_caller]
@@ -190,11 +206,15 @@ impl Ran {
         self.status.code().unwrap_or(-1)
     }
 
+    pub(crate) fn command(&self) -> &str {
+        &self.what
+    }
+
     /// Whatever it was, it was said as the documentation promises: one of its exit codes, a message that names a path, no
     /// panic.
     #[track_caller]
     pub(crate) fn assert_clear(&self, path: &Path) {
-        const CODES: [i32; 9] = [0, 1, 2, 65, 66, 69, 74, 75, 77];
+        const CODES: [i32; 10] = [0, 1, 2, 65, 66, 69, 74, 75, 76, 77];
         assert!(!self.stderr.contains("panicked"), "{self}");
         assert!(CODES.contains(&self.code()), "an undocumented code: {self}");
         if self.code() != 0 {
@@ -240,6 +260,26 @@ impl Running {
 
     pub(crate) fn id(&self) -> i32 {
         i32::try_from(self.child.id()).expect("a process number")
+    }
+
+    /// Whether it is blocked in a kernel lock, as whoever waits for the gate is.
+    pub(crate) fn is_blocked(&self) -> bool {
+        let id = self.id().to_string();
+        let locks = fs::read_to_string("/proc/locks").expect("the kernel's list of locks");
+        locks.lines().any(|line| {
+            let words: Vec<_> = line.split_whitespace().collect();
+            words.get(1) == Some(&"->") && words.get(5) == Some(&&*id)
+        })
+    }
+
+    /// Whether it watches a directory, as whoever waits for a lease does.
+    pub(crate) fn watches(&self) -> bool {
+        let Ok(files) = fs::read_dir(format!("/proc/{}/fd", self.id())) else {
+            return false;
+        };
+        files
+            .filter_map(|file| fs::read_link(file.ok()?.path()).ok())
+            .any(|file| file.as_os_str() == "anon_inode:inotify")
     }
 
     /// Its end, which must come within `limit` of now.
