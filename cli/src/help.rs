@@ -22,8 +22,8 @@ Where the payload comes from:
   standard input, standard error, working directory and environment. It
   runs only if the entry is missing or older than --fresh-for, and once
   among all callers. If it fails, nothing is published, the old payload
-  stays, and its exit code is passed on. With --error-for the old payload
-  is printed all the same for a while, with a warning.
+  stays, and its exit code is passed on. With --error-for the old
+  payload is printed all the same for a while, with a warning.
 
   Without COMMAND: from standard input, which is only read if a refresh
   is needed; a terminal there is a usage error. The end of the input
@@ -44,8 +44,8 @@ Environment:
 
 Examples:
   cachelock get ~/.cache/tool/index.json --fresh-for 1h -- fetch-index
-  cachelock get index.json --fresh-for 1h --stale-for 1d --error-for 7d \\
-    -- fetch-index
+  cachelock get index.json --fresh-for 1h --stale-for 1d \\
+    --error-for 7d -- fetch-index
   cachelock get --path --cache ~/.cache/tool index.json -- fetch-index";
 
 pub(crate) const REFRESH: &str = "\

@@ -207,7 +207,7 @@ fn what_is_printed_as_json_has_just_the_documented_fields() {
 
     let holder = place.hold();
     documented.check(&["status"], &json(&run(&["status", "DIR"]).1));
-    let (_, _, said) = run(&["sweep", "DIR", "--timeout", "200ms"]);
+    let (_, _, said) = run(&["sweep", "DIR", "--timeout", "1"]);
     documented.check_error(&said, "timeout", 75);
     let waiting = json(said.lines().next().expect("an event"));
     assert_eq!(waiting["event"], "lock_waiting");

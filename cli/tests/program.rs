@@ -201,7 +201,7 @@ fn a_timeout_is_75_and_names_the_holder_and_the_flag() {
     );
     assert!(said.contains(&format!("process {}", holder.id())), "{said}");
 
-    let out = place.run(&["get", "FILE", "--timeout", "300ms", "--", "true"]);
+    let out = place.run(&["get", "FILE", "--timeout", "1", "--", "true"]);
     assert_eq!(code(&out), 75);
     let waiting = format!("cachelock: waiting 0 s, 1 s left: process {} ", holder.id());
     assert!(stderr(&out).starts_with(&waiting), "{}", stderr(&out));
@@ -210,7 +210,7 @@ fn a_timeout_is_75_and_names_the_holder_and_the_flag() {
         "{}",
         stderr(&out)
     );
-    let out = place.run(&["get", "FILE", "--quiet", "--timeout", "300ms", "--", "true"]);
+    let out = place.run(&["get", "FILE", "--quiet", "--timeout", "1", "--", "true"]);
     assert_eq!(stderr(&out).lines().count(), 1, "{}", stderr(&out));
 
     let status = json(&stdout(&place.run(&["status", "DIR", "--json"])));

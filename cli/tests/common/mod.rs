@@ -98,7 +98,10 @@ impl Place {
         // Where others may run it, too.
         let program = self.beside("program");
         if !exists(&program) {
-            fs::copy(PROGRAM, &program).expect("a copy");
+            // Not by this process: a child that another test starts meanwhile would inherit the file, open for writing,
+            // and what is open for writing cannot be run.
+            let copied = Command::new("cp").arg(PROGRAM).arg(&program).status();
+            assert!(copied.expect("cp runs").success());
         }
         let id = Command::new("id").arg("-u").output().expect("id runs");
         let mut command = if id.stdout == b"0\n" {
@@ -172,6 +175,16 @@ pub(crate) fn signal(name: &str, child: &Child) {
         .args([&format!("-{name}"), &child.id().to_string()])
         .status();
     assert!(status.expect("kill runs").success());
+}
+
+/// How long the program says that it has waited in vain, in seconds.
+#[track_caller]
+pub(crate) fn timed_out_after(line: &str) -> f64 {
+    let seconds = line
+        .strip_prefix("cachelock: timed out after ")
+        .and_then(|rest| rest.split_once(" s waiting for "))
+        .and_then(|(seconds, _)| seconds.parse().ok());
+    seconds.unwrap_or_else(|| panic!("no timeout: {line:?}"))
 }
 
 pub(crate) fn exists(path: &Path) -> bool {

@@ -172,6 +172,7 @@ impl Place {
             };
         }
         command
+            .env("CACHELOCK_CONFIG", "")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());

@@ -162,7 +162,7 @@ impl Ground {
             };
         }
         // Where every user may be.
-        command.current_dir("/");
+        command.current_dir("/").env("CACHELOCK_CONFIG", "");
     }
 
     #[track_caller]
