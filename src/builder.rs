@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cachelock_platform::Platform;
@@ -193,6 +193,7 @@ impl CacheBuilder {
             platform,
             path,
             options: self.options,
+            local: Mutex::default(),
         });
         Ok(Cache::new(cx))
     }

@@ -1,13 +1,14 @@
 //! What every part of a cache shares: the platform, the path, the options, and the voice.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cachelock_platform::Platform;
 
 use crate::builder::{Durability, Locking};
 use crate::events::{self, Event, Observer};
+use crate::lock::LocalCache;
 use crate::mutation::Mutation;
 use crate::wait::{CancelToken, Timeout};
 
@@ -33,9 +34,16 @@ pub(crate) struct Context {
     /// The cache directory, absolute.
     pub(crate) path: PathBuf,
     pub(crate) options: Options,
+    /// What this process has found out about the cache, kept for as long as somebody has it open.
+    pub(crate) local: Mutex<Option<Arc<LocalCache>>>,
 }
 
 impl Context {
+    pub(crate) fn keep(&self, local: &Arc<LocalCache>) {
+        let mut kept = self.local.lock().unwrap_or_else(PoisonError::into_inner);
+        *kept = Some(local.clone());
+    }
+
     pub(crate) fn emit(&self, event: &Event<'_>) {
         events::emit(self.options.observer.as_deref(), event);
     }

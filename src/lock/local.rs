@@ -18,7 +18,8 @@ pub(crate) struct Local {
     pub(crate) heartbeat: Arc<Heartbeat>,
 }
 
-/// The state of one cache in one process, whatever path it was opened by.
+/// The state of one cache in one process, whatever path it was opened by. It lives for as long as somebody has the cache
+/// open or holds its lock, and a helper waits or may be of use again.
 #[derive(Default)]
 pub(crate) struct LocalCache {
     pub(crate) queue: Arc<Queue>,

@@ -39,11 +39,12 @@ pub use claim::Holder;
 pub(crate) use claim::{Kind, LEASE_MAX};
 pub(crate) use expiry::Sight;
 pub(crate) use lease::Lease;
+pub(crate) use local::LocalCache;
 
 use expiry::Observation;
 use gate::{GateGuard, Outcome};
 use lease::Request;
-use local::{Local, LocalCache};
+use local::Local;
 use queue::Place;
 
 /// How an attempt to acquire ended, apart from errors.
@@ -173,6 +174,7 @@ fn acquire_in(
         .id;
     let local = Local::of(&*cx.platform);
     let local_cache = local.cache(id);
+    cx.keep(&local_cache);
 
     // An operator's force waits for nobody: it may be a thread of this process that is to be removed.
     let mut place = None;
