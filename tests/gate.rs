@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cachelock::platform::Platform;
 use cachelock::platform::memory::{
     Call, Fault, Op, Process, Runnable, Target, Task, World, seeded,
 };
+use cachelock::platform::{FileSystem, Platform};
 use cachelock::{Backend, Cache, CancelToken, Error, Event, EventKind, Timeout, WaitingFor};
 
 use support::{LEASE, builder};
@@ -406,6 +406,29 @@ fn a_caller_that_only_tries_starts_no_thread() {
         "no thread is needed to learn that: {trace}"
     );
     drop(held);
+}
+
+#[test]
+fn that_kernel_locks_do_not_count_here_is_said_once() {
+    let world = World::simulated();
+    world.set_file_system(FileSystem {
+        name: "nfs".into(),
+        kernel_locks: false,
+        remote: true,
+    });
+    let process = world.process("a");
+    let said = Arc::new(AtomicUsize::new(0));
+    let counter = said.clone();
+    let count = move |event: &Event<'_>| {
+        let falls_back = event.kind == EventKind::FallbackToLease;
+        counter.fetch_add(usize::from(falls_back), Ordering::SeqCst);
+    };
+    let cache = builder(&process).observer(count).open().unwrap();
+    for _ in 0..3 {
+        let backend = world.finish(locks(&(process.clone(), cache.clone()), &world));
+        assert_eq!(backend.expect("nobody else is there"), Backend::Lease);
+    }
+    assert_eq!(said.load(Ordering::SeqCst), 1, "for three locks");
 }
 
 /// What happened in a random schedule.

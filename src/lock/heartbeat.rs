@@ -1,7 +1,10 @@
 //! Heartbeats: one background task for each process beats all leases that the process holds.
 //!
-//! The task lives as long as the process and sleeps for ever while there is nothing to beat. Where there are no threads
-//! the holder's own calls beat; see [`crate::Refresh`].
+//! The task lives as long as the process. It sleeps for ever when there was nothing to beat the last time it looked; but a
+//! process that holds for a moment, again and again, does not wake it each time: the wake-up would be a part of each
+//! hand-off. So it looks when it had planned to, even if what it had planned that for was released long ago.
+//!
+//! Where there are no threads the holder's own calls beat; see [`crate::Refresh`].
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -18,13 +21,10 @@ pub(crate) struct Heartbeat {
 #[derive(Default)]
 struct State {
     leases: Vec<Weak<Lease>>,
-    task: Option<Task>,
-}
-
-struct Task {
-    wake: Arc<dyn Event>,
-    /// When the task looks next by itself.
-    looks_at: Monotonic,
+    /// What wakes the task, once there is one.
+    task: Option<Arc<dyn Event>>,
+    /// When the task looks next by itself; `None`: never.
+    looks_at: Option<Monotonic>,
 }
 
 /// What the task does next.
@@ -40,20 +40,21 @@ impl Heartbeat {
     pub(crate) fn keep(self: &Arc<Self>, platform: &Arc<dyn Platform>, lease: &Arc<Lease>) {
         let due = lease.next_beat();
         let mut state = self.state();
+        state.leases.retain(|lease| lease.strong_count() > 0);
         state.leases.push(Arc::downgrade(lease));
+        let early_enough = state.looks_at.is_some_and(|looks_at| looks_at <= due);
+        if !early_enough {
+            state.looks_at = Some(due);
+        }
         if let Some(task) = &state.task {
-            // Otherwise it looks early enough anyway: no need to wake it for each short hold.
-            if task.looks_at > due {
-                task.wake.set();
+            if !early_enough {
+                task.set();
             }
             return;
         }
         // Noted before it runs, so that another thread's lease does not start a second one.
         let wake = platform.event();
-        state.task = Some(Task {
-            wake: wake.clone(),
-            looks_at: due,
-        });
+        state.task = Some(wake.clone());
         drop(state);
         let heartbeat = self.clone();
         let clock = platform.clone();
@@ -104,10 +105,9 @@ impl Heartbeat {
             return Next::Beat(leases);
         }
         // Announced under the lock under which the leases were looked at: one that comes now sees the announcement.
-        if let Some(task) = &mut state.task {
-            task.looks_at = earliest.unwrap_or(Monotonic::MAX);
-        }
-        Next::Sleep(earliest)
+        let until = earliest.or(state.looks_at.filter(|looks_at| *looks_at > now));
+        state.looks_at = until;
+        Next::Sleep(until)
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {

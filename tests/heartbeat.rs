@@ -1,0 +1,77 @@
+//! The task that beats leases: it beats what is held for long, and lets who holds for a moment alone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cachelock::platform::Platform;
+use cachelock::platform::memory::{Process, World};
+
+use support::{LEASE, builder};
+
+mod support;
+
+/// Waits as somebody does who has other things to do than to call the library.
+fn sleep(process: &Process, time: Duration) {
+    let until = process.monotonic() + time;
+    let never = process.event();
+    while process.monotonic() < until {
+        never.wait_until(Some(until));
+    }
+}
+
+/// How often the task of `process` has been woken, by time or by somebody.
+fn wakes(world: &World, process: &Process) -> usize {
+    let waits = format!(" {}/cachelock-beat: Wait = ", process.name());
+    world.trace().matches(&waits).count()
+}
+
+/// Takes the lock `holds` times, for `held` each, with `pause` after it; tells how often the task was woken for that.
+fn wakes_for(holds: u32, held: Duration, pause: Duration) -> usize {
+    let world = World::simulated();
+    let process = world.process("holder");
+    let cache = builder(&process).open().expect("nothing is touched");
+    let own = process.clone();
+    let task = world.spawn(&process, "main", move || {
+        for _ in 0..holds {
+            let lock = cache.lock().expect("nobody else is there");
+            sleep(&own, held);
+            lock.check().expect("it was not lost");
+            drop(lock);
+            sleep(&own, pause);
+        }
+    });
+    world.finish(task);
+    wakes(&world, &process)
+}
+
+#[test]
+fn a_lease_that_is_held_is_beaten_in_time() {
+    // Each third of a lease.
+    let woken = wakes_for(1, 10 * LEASE, Duration::ZERO);
+    assert!((28..=32).contains(&woken), "woken {woken} times");
+}
+
+#[test]
+fn many_short_holds_wake_the_task_no_more_often_than_a_long_one() {
+    for held in [Duration::ZERO, LEASE / 1000] {
+        let woken = wakes_for(1000, held, LEASE / 200);
+        assert!(woken <= 20, "{held:?}: woken {woken} times in six leases");
+    }
+}
+
+#[test]
+fn when_nothing_is_held_the_task_sleeps_for_ever() {
+    let world = World::simulated();
+    let process = world.process("holder");
+    let cache = builder(&process).open().expect("nothing is touched");
+    let task = world.spawn(&process, "main", move || drop(cache.lock().unwrap()));
+    world.finish(task);
+    let rest = |time| {
+        let own = Arc::clone(&process);
+        world.finish(world.spawn(&process, "sleeper", move || sleep(&own, time)));
+    };
+    rest(LEASE);
+    let before = wakes(&world, &process);
+    rest(100 * LEASE);
+    assert_eq!(wakes(&world, &process), before, "nothing is to be beaten");
+}
