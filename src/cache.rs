@@ -100,9 +100,7 @@ impl Cache {
     /// [`Permission`](crate::ErrorKind::Permission) also for a read-only one, and what the system says.
     pub fn lock(&self) -> Result<WriteLock> {
         match self.acquire(How::Wait, &mut |_| Ok(false))? {
-            Acquired::Held(hold) => Ok(WriteLock {
-                hold: Arc::new(hold),
-            }),
+            Acquired::Held(hold) => Ok(WriteLock { hold }),
             Acquired::Satisfied { .. } => {
                 unreachable!("nothing satisfies a caller that asks for the lock itself")
             }
@@ -159,7 +157,18 @@ impl Cache {
                 Waiter::new(cx, cx.options.timeout, cx.options.cancel.as_ref())
             }
         };
-        lock::acquire(cx, &mut waiter, how == How::Force, look)
+        // A directory that was replaced has a lock of its own, and is what this cache is from now on.
+        lock::acquire(cx, &mut waiter, how == How::Force, &mut |root| {
+            self.adopt(root);
+            look(root)
+        })
+    }
+
+    fn adopt(&self, root: &Arc<Root>) {
+        let mut known = self.root.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_ref().is_none_or(|known| known.id() != root.id()) {
+            *known = Some(root.clone());
+        }
     }
 
     /// The directory as readers have it open; `None` if there is none.
@@ -279,7 +288,11 @@ impl WriteLock {
     /// [`LeaseLost`](crate::ErrorKind::LeaseLost) if the lock was lost; [`NotAFile`](crate::ErrorKind::NotAFile) if
     /// something else has the entry's name; [`InvalidName`](crate::ErrorKind::InvalidName) for an entry of another cache.
     pub fn refresh(&self, entry: &Entry) -> Result<Refresh> {
-        if entry.cx.path != self.hold.control.cx.path {
+        // One directory may have several paths.
+        let is_covered = entry.cx.path == self.hold.control.cx.path
+            || Root::open_for_reading(&entry.cx)?
+                .is_some_and(|root| root.id() == self.hold.root.id());
+        if !is_covered {
             return entry.of_key(Err(Error::invalid_name(
                 entry.name(),
                 "it is an entry of another cache than the lock's",

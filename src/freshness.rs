@@ -195,7 +195,7 @@ impl Entry {
                 Ok(begun)
             }
             (Acquired::Held(hold), _) => {
-                let refresh = Refresh::begin(self.clone(), hold.into())?;
+                let refresh = Refresh::begin(self.clone(), hold)?;
                 Ok(Begun::Refresh(refresh.with_previous(previous.into_inner())))
             }
             (Acquired::Satisfied { .. }, None) => {

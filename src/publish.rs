@@ -99,22 +99,36 @@ impl From<Error> for Failure {
     }
 }
 
-pub(crate) fn value(mut refresh: Refresh) -> Result<Published, PublishError> {
-    let published = publish_value(&mut refresh.parts());
-    finish(refresh, published)
+pub(crate) fn value(refresh: Refresh) -> Result<Published, PublishError> {
+    publish(refresh, |refresh| publish_value(&mut refresh.parts()))
 }
 
-pub(crate) fn absent(mut refresh: Refresh, valid_for: Duration) -> Result<Published, PublishError> {
-    let published = publish_absent(&mut refresh.parts(), valid_for);
-    finish(refresh, published)
+pub(crate) fn absent(refresh: Refresh, valid_for: Duration) -> Result<Published, PublishError> {
+    publish(refresh, |refresh| {
+        publish_absent(&mut refresh.parts(), valid_for)
+    })
 }
 
-pub(crate) fn not_modified(mut refresh: Refresh) -> Result<Published, PublishError> {
-    let published = match refresh.can_keep() {
-        Ok(true) => publish_not_modified(&refresh.parts()),
-        Ok(false) => Err(Error::missing(&refresh.entry().path()).into()),
-        Err(error) => Err(error.into()),
+pub(crate) fn not_modified(refresh: Refresh) -> Result<Published, PublishError> {
+    publish(refresh, |refresh| match refresh.can_keep()? {
+        true => publish_not_modified(&refresh.parts()),
+        false => Err(Error::missing(&refresh.entry().path()).into()),
+    })
+}
+
+/// One publish at a time for each held lock: the record that the payload is must not change between the look at it and the
+/// renames, and threads may share a lock.
+fn publish(
+    mut refresh: Refresh,
+    publish: impl FnOnce(&mut Refresh) -> Result<Published, Failure>,
+) -> Result<Published, PublishError> {
+    let hold = refresh.hold().clone();
+    let published = {
+        let _alone = hold.publishing.enter();
+        publish(&mut refresh)
     };
+    // Whoever gets the refresh back holds the lock by it alone.
+    drop(hold);
     finish(refresh, published)
 }
 

@@ -76,6 +76,16 @@ impl Ground {
         self.platform.open_dir(&path).expect("it was just made")
     }
 
+    /// Gives the cache's directory another name, so that its path names nothing.
+    #[track_caller]
+    fn move_away(&self) {
+        let parent = self.path.parent().expect("a directory below another");
+        let parent = self.platform.open_dir(parent).expect("it is there");
+        parent
+            .rename("cache", &*parent, "moved away")
+            .expect("nothing is in the way");
+    }
+
     /// Writes a file past the library.
     #[track_caller]
     fn plant(&self, name: &str, bytes: &[u8]) {
@@ -368,6 +378,68 @@ fn one_lock_covers_several_entries(ground: &Ground) {
     for name in ["one", "two"] {
         assert_reads(&entry(&cache, name), name.as_bytes(), 1);
     }
+}
+
+fn publishes_under_one_lock_come_one_after_the_other(ground: &Ground) {
+    let cache = ground.cache();
+    let entry = entry(&cache, "entry");
+    for round in 0..50_u64 {
+        let lock = cache.lock().expect("nobody has it");
+        let barrier = Barrier::new(2);
+        let mut generations: Vec<_> = thread::scope(|scope| {
+            let publishing = [b"one".as_slice(), b"other and longer"].map(|bytes| {
+                let mut refresh = lock.refresh(&entry).expect("it is held");
+                let barrier = &barrier;
+                scope.spawn(move || {
+                    refresh.write_all(bytes).expect("the stage takes bytes");
+                    barrier.wait();
+                    refresh.publish().expect("it is held").generation
+                })
+            });
+            publishing
+                .map(|thread| thread.join().expect("no panic"))
+                .into()
+        });
+        generations.sort_unstable();
+        assert_eq!(generations, [2 * round + 1, 2 * round + 2], "each its own");
+        let found = entry.read().expect("whole").expect("published");
+        assert_eq!(found.meta().generation, Some(2 * round + 2));
+    }
+}
+
+fn a_replaced_directory_is_noticed_by_the_next_refresh(ground: &Ground) {
+    let cache = ground.cache();
+    let entry = entry(&cache, "entry");
+    let policy = Policy::fresh_for(Duration::ZERO);
+    let fetch = |bytes: &'static [u8]| {
+        let fetched = entry.get_or_refresh(&policy, |refresh| refresh.write_all(bytes));
+        fetched.expect("nothing is in the way")
+    };
+    assert_eq!(fetch(b"before").as_deref(), Some(&b"before"[..]));
+    ground.move_away();
+    assert_eq!(fetch(b"after").as_deref(), Some(&b"after"[..]));
+    assert_reads(&entry, b"after", 1);
+    let elsewhere = ground.elsewhere().open().expect("nothing is touched");
+    assert_reads(&elsewhere.entry("entry").expect("a name"), b"after", 1);
+}
+
+fn one_directory_by_two_paths_is_one_cache(ground: &Ground) {
+    let cache = ground.cache();
+    let lock = cache.lock().expect("it is free");
+    let spelled = Cache::builder(ground.path.join("."))
+        .platform(ground.platform.clone())
+        .open()
+        .expect("nothing is touched");
+    let by_another_path = entry(&spelled, "entry");
+    let refresh = lock.refresh(&by_another_path).expect("the lock covers it");
+    refresh.publish().expect("nothing is in the way");
+    let other = Cache::builder(ground.path.join("other"))
+        .platform(ground.platform.clone())
+        .open()
+        .expect("nothing is touched");
+    let refused = lock.refresh(&entry(&other, "entry"));
+    let error = refused.expect_err("that is another cache");
+    assert_eq!(error.kind(), ErrorKind::InvalidName, "{error}");
 }
 
 fn of_many_callers_one_produces(ground: &Ground) {
@@ -979,6 +1051,9 @@ on_each_platform!(
     a_wait_can_be_cancelled,
     threads_exclude_each_other,
     one_lock_covers_several_entries,
+    publishes_under_one_lock_come_one_after_the_other,
+    a_replaced_directory_is_noticed_by_the_next_refresh,
+    one_directory_by_two_paths_is_one_cache,
     of_many_callers_one_produces,
     a_broken_lock_publishes_nothing,
     processes_exclude_each_other,

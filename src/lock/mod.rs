@@ -34,6 +34,7 @@ use crate::events::{self, Backend, Event, EventKind};
 use crate::mutation::Mutation;
 use crate::name::CONTROL_DIR;
 use crate::root::Root;
+use crate::section::Section;
 use crate::wait::Waiter;
 
 pub use claim::Holder;
@@ -61,7 +62,7 @@ pub(crate) enum How {
 
 /// How an attempt to acquire ended, apart from errors.
 pub(crate) enum Acquired {
-    Held(Hold),
+    Held(Arc<Hold>),
     /// While waiting, somebody else has done what the caller wanted to do.
     Satisfied {
         /// For how long; `None` if the lock was had before that was seen, and `lock_acquired` has said it.
@@ -86,6 +87,8 @@ pub(crate) struct Hold {
     pub(crate) waited: Duration,
     pub(crate) budget_left: Option<Duration>,
     heartbeat: Arc<Heartbeat>,
+    /// Keeps the publishes under this lock apart: they come one after the other, whatever threads make them.
+    pub(crate) publishing: Section,
     _local: Arc<LocalCache>,
 }
 
@@ -273,6 +276,7 @@ fn acquire_in(
         waited: waiter.waited(),
         budget_left: waiter.left_for_renames(),
         heartbeat: local.heartbeat.clone(),
+        publishing: Section::new(&cx.platform),
         _local: local_cache,
     };
     cx.emit(&Event {
@@ -285,7 +289,7 @@ fn acquire_in(
     if look(&hold.root)? {
         return Ok(Acquired::Satisfied { waited: None });
     }
-    Ok(Acquired::Held(hold))
+    Ok(Acquired::Held(Arc::new(hold)))
 }
 
 fn satisfied_before(waiter: &Waiter<'_>) -> Acquired {
