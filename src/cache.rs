@@ -115,7 +115,9 @@ impl Cache {
     pub fn break_lock(&self) -> Result<Option<Holder>> {
         let root = Root::open_for_writing(&self.cx)?;
         let holder = Sight::look(&root.control(&self.cx)?)?.holder();
-        drop(self.acquire(How::Force, &mut |_| Ok(false))?);
+        if let Acquired::Held(hold) = self.acquire(How::Force, &mut |_| Ok(false))? {
+            hold.release_forced()?;
+        }
         Ok(holder)
     }
 

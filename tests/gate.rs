@@ -390,6 +390,66 @@ fn a_thread_that_cannot_be_started_is_told_and_the_next_caller_tries_again() {
 }
 
 #[test]
+fn who_has_little_time_passes_a_gate_whose_holder_stands_still_without_a_claim() {
+    // Frozen before its claim is made, and after it was given back.
+    for frozen_at in [Op::CreateNew, Op::Unlock] {
+        for timeout in [Timeout::TryOnce, Timeout::After(LEASE / 2)] {
+            let world = World::simulated();
+            let first = who(&world, "first");
+            world.finish(locks(&first, &world)).expect("it is free");
+            world.advance(4 * LEASE);
+            let holder = who(&world, "holder");
+            let frozen = locks(&holder, &world);
+            let is_there = move |call: &Call| match frozen_at {
+                Op::Unlock => call.op == Op::Unlock,
+                op => call.is(op, "claim-"),
+            };
+            world.run_to(&frozen, is_there);
+            let process = world.process("hurried");
+            let cache = builder(&process).timeout(timeout).open().unwrap();
+            let hurried = (process, cache);
+            if frozen_at == Op::Unlock {
+                let error = world
+                    .finish(locks(&hurried, &world))
+                    .expect_err("it was acquired just now");
+                assert!(error.is_timeout(), "{error}");
+                world.advance(4 * LEASE);
+            }
+            let backend = world.finish(locks(&hurried, &world));
+            let case = format!("frozen at {frozen_at:?}, {timeout}");
+            assert_eq!(
+                backend.unwrap_or_else(|error| panic!("{case}: {error}")),
+                Backend::Lease,
+                "{case}"
+            );
+            world.finish(frozen).expect("its time comes, too");
+        }
+    }
+}
+
+#[test]
+fn past_a_gate_that_an_operator_has_broken_the_next_caller_goes_at_once() {
+    let world = World::simulated();
+    let (holder, waiter) = (who(&world, "holder"), who(&world, "waiter"));
+    let (process, operator) = who(&world, "operator");
+    let frozen = holds(&holder, &world);
+    let broken = world.spawn(&process, "main", move || operator.break_lock());
+    let removed = world.finish(broken).expect("force waits for nobody");
+    assert!(removed.is_some(), "it was held");
+    let before = world.now();
+    let backend = world.finish(locks(&waiter, &world)).expect("it is free");
+    assert_eq!((backend, world.now()), (Backend::Lease, before), "at once");
+    world.finish(frozen).expect("it had the lock, once");
+    let after = who(&world, "after");
+    assert_eq!(
+        world.finish(locks(&after, &world)).expect("free"),
+        Backend::Gate
+    );
+    let residue = support::residue(&world);
+    assert!(residue.is_empty(), "{residue:?}");
+}
+
+#[test]
 fn a_caller_that_only_tries_starts_no_thread() {
     let world = World::simulated();
     let holder = who(&world, "holder");

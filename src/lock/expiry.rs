@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use cachelock_platform::{Access, Metadata, Monotonic};
 
 use super::claim::{Claim, Holder, RECORD_READ};
-use crate::control::{self, Control};
+use crate::control::{self, Control, GATE, HEAD};
 use crate::error::Result;
 use crate::mutation::Mutation;
 use crate::wait::Waiter;
@@ -131,9 +131,11 @@ impl Observation {
     }
 }
 
-/// For callers that did not come to stay for as long as it takes to see a claim stand still: whether it is past three times
-/// `patience` by the file system's own clock, which is read from the modification time of a file created now. A claim from
-/// the future is as dead: its holder's machine, or this one, has had its clock set.
+/// For callers that did not come to stay for as long as it takes to see things stand still: whether they have stood still for
+/// three times `patience` by the file system's own clock, which is read from the modification time of a file created now.
+///
+/// What counts is the last claim, which is beaten; where there is none (somebody has the gate and nothing else), the last
+/// acquire. A time in the future is as good as one long past: a clock was set.
 ///
 /// For all others it would be the worse guess, and they do not ask: after the machine has slept, or its clock was set, every
 /// live claim looks dead until its next beat.
@@ -147,20 +149,26 @@ pub(crate) fn expired_by_file_clock(
     if waiter.came_for(patience + patience / 4) {
         return false;
     }
+    let moved = || {
+        let names = [&*control::claim(sight.last), HEAD, GATE];
+        names
+            .iter()
+            .find_map(|name| control.stat(name).ok().flatten())
+    };
     let probe = || -> Option<(SystemTime, SystemTime)> {
-        let claim = control.stat(&control::claim(sight.last)).ok()??;
+        let moved = moved()?.modified;
         let name = control::want(control.cx.platform.random().ok()?);
         let file = control.create_unique(&name).ok()?;
         let now = file.metadata().ok().map(|metadata| metadata.modified);
         drop(file);
         let _ = control.unlink(&name);
-        Some((now?, claim.modified))
+        Some((now?, moved))
     };
-    let Some((now, beaten)) = probe() else {
+    let Some((now, moved)) = probe() else {
         return false;
     };
     let apart = now
-        .duration_since(beaten)
+        .duration_since(moved)
         .unwrap_or_else(|future| future.duration());
     apart > patience * CLOCK_LEASES
 }

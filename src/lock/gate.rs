@@ -216,17 +216,21 @@ impl Stall {
         if self.unchanged_for >= self.patience {
             return Some(Kind::Bypass);
         }
-        if !sight.is_free()
-            && super::expiry::expired_by_file_clock(control, waiter, sight, self.patience)
+        if super::expiry::expired_by_file_clock(control, waiter, sight, self.patience) {
+            return Some(Kind::LeaseOnly);
+        }
+        let record = sight.record();
+        // Somebody has waited out the gate's holder, or an operator has judged it, and says so: no need to do it again.
+        if record
+            .as_ref()
+            .is_some_and(|record| record.kind == Kind::Bypass)
         {
             return Some(Kind::LeaseOnly);
         }
-        match sight.record().filter(|record| !record.released) {
+        match record.filter(|record| !record.released) {
             Some(record) => match record.kind {
                 Kind::Gated(_) => self.ungated_since = None,
-                // Somebody has waited out the gate's holder and says so: no need to do it again.
-                Kind::Bypass => return Some(Kind::LeaseOnly),
-                Kind::LeaseOnly => {
+                Kind::LeaseOnly | Kind::Bypass => {
                     let (since, first) = *self.ungated_since.get_or_insert((now, sight.last));
                     // A gate holder that waits for *this* guest is patient, not frozen; two turns later it is.
                     if sight.last > first + 1 && now.saturating_sub(since) >= own {

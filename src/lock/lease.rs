@@ -268,13 +268,24 @@ impl Lease {
         {
             return Ok(());
         }
-        expiry::mark_released(
-            &self.control,
-            &self
-                .claim
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone(),
-        )
+        self.mark_released()
+    }
+
+    /// As [`Lease::release`], but the claim stays, for others to read. The next holder removes it.
+    pub(crate) fn release_in_place(&self) -> Result<()> {
+        let _alone = self.section.enter();
+        if self.released.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        self.mark_released()
+    }
+
+    fn mark_released(&self) -> Result<()> {
+        let claim = self
+            .claim
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        expiry::mark_released(&self.control, &claim)
     }
 }

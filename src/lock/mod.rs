@@ -114,6 +114,15 @@ impl Hold {
         Ok(root.id() == self.root.id() && there.is_some_and(|there| there.id == held.id))
     }
 
+    /// Releases what an operator has taken by force. If somebody still has the gate, a record stays that lets others past it:
+    /// they would wait for that holder's lease otherwise, and be no quicker for the operator's work.
+    pub(crate) fn release_forced(&self) -> Result<()> {
+        match gate::is_held(&self.control)? {
+            Some(true) => self.lease.release_in_place(),
+            _ => self.lease.release(),
+        }
+    }
+
     /// For how long it has been held.
     pub(crate) fn held(&self) -> Duration {
         self.cx.platform.monotonic().saturating_sub(self.since)
@@ -243,7 +252,7 @@ fn acquire_in(
     let (gate, kind) = match cx.options.locking {
         Locking::Lease => (None, Kind::LeaseOnly),
         // An operator's force must not wait for whom it is to remove.
-        Locking::Auto if force => (None, Kind::LeaseOnly),
+        Locking::Auto if force => (None, Kind::Bypass),
         Locking::Auto => take_gate(
             cx,
             &local_cache,
