@@ -132,6 +132,15 @@ impl Cache {
 
     /// What can be told about the lock without taking it; `None` if the cache has never been written to.
     ///
+    /// ```
+    /// let dir = std::env::temp_dir().join("cachelock-doc-status");
+    /// let cache = cachelock::Cache::open(&dir)?;
+    /// let lock = cache.lock()?;
+    /// let status = cache.status()?.expect("it was written to");
+    /// assert_eq!(status.holder.expect("this process").pid, Some(std::process::id()));
+    /// # Ok::<(), cachelock::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// What the system says.
     pub fn status(&self) -> Result<Option<Status>> {
@@ -278,6 +287,21 @@ impl fmt::Debug for Entry {
 /// that stands still for its lease is overtaken, and may go on computing without knowing.
 ///
 /// The copy in a child made by `fork` is dead; see [`Cache`]. Programs that this process executes inherit nothing of it.
+///
+/// ```
+/// use std::io::Write;
+///
+/// let dir = std::env::temp_dir().join("cachelock-doc-writelock");
+/// let cache = cachelock::Cache::open(&dir)?;
+/// let lock = cache.lock()?; // waits, at most 10 s
+/// for name in ["a.json", "b.json"] {
+///     let mut refresh = lock.refresh(&cache.entry(name)?)?;
+///     refresh.write_all(b"{}")?;
+///     refresh.publish()?;
+/// }
+/// lock.check()?; // nobody has taken over
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "the lock is released when this is dropped"]
 pub struct WriteLock {
     hold: Arc<Hold>,

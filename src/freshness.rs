@@ -130,6 +130,26 @@ impl Entry {
     ///
     /// Whoever cannot produce the payload should ask [`Entry::stale_if_error`], as [`Entry::get_or_refresh`] does.
     ///
+    /// ```
+    /// use cachelock::{Begun, Cache, Policy};
+    /// use std::io::{Read, Write};
+    /// use std::time::Duration;
+    ///
+    /// let dir = std::env::temp_dir().join("cachelock-doc-begin");
+    /// let entry = Cache::open(&dir)?.entry("log")?;
+    /// match entry.begin(&Policy::fresh_for(Duration::from_secs(60)))? {
+    ///     Begun::Fresh(mut stream) | Begun::Stale(mut stream, _) => {
+    ///         std::io::copy(&mut stream, &mut std::io::sink())?; // in pieces, with constant memory
+    ///     }
+    ///     Begun::Absent => println!("known not to exist"),
+    ///     Begun::Refresh(mut refresh) => {
+    ///         refresh.write_all(b"produced in pieces")?;
+    ///         refresh.publish()?;
+    ///     }
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`Cache::lock`](crate::Cache::lock), and what the system says while reading.
     pub fn begin(&self, policy: &Policy) -> Result<Begun> {

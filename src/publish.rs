@@ -45,6 +45,21 @@ pub struct Published {
 }
 
 /// A publish that did not succeed.
+///
+/// ```
+/// use std::io::Write;
+///
+/// let dir = std::env::temp_dir().join("cachelock-doc-publisherror");
+/// let entry = cachelock::Cache::open(&dir)?.entry("x")?;
+/// let mut refresh = entry.refresh()?;
+/// refresh.expect_len(2);
+/// refresh.write_all(b"{")?;
+/// let failed = refresh.publish().expect_err("one byte is missing");
+/// let mut refresh = failed.refresh.expect("the stage is as it was");
+/// refresh.write_all(b"}")?;
+/// refresh.publish()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct PublishError {
     /// What went wrong.
     pub error: Error,

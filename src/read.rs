@@ -399,6 +399,20 @@ impl Entry {
     /// Opens the payload for reading in pieces, with constant memory. It is read twice: hashed and compared now, and then by
     /// the caller.
     ///
+    /// ```
+    /// # use std::io::Write;
+    /// let dir = std::env::temp_dir().join("cachelock-doc-open");
+    /// let entry = cachelock::Cache::open(&dir)?.entry("large")?;
+    /// # let mut refresh = entry.refresh()?;
+    /// # refresh.write_all(b"large")?;
+    /// # refresh.publish()?;
+    /// if let Some(mut stream) = entry.open()? {
+    ///     println!("{} bytes, generation {:?}", stream.meta().len, stream.meta().generation);
+    ///     std::io::copy(&mut stream, &mut std::io::sink())?;
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`Entry::read`].
     pub fn open(&self) -> Result<Option<Stream>> {

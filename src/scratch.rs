@@ -17,6 +17,15 @@ impl Refresh {
     ///
     /// It is in the control directory, so it must not be renamed, and a program that outlives the holder may find it gone.
     ///
+    /// ```
+    /// let dir = std::env::temp_dir().join("cachelock-doc-scratch");
+    /// let refresh = cachelock::Cache::open(&dir)?.entry("x")?.refresh()?;
+    /// let scratch = refresh.scratch()?;
+    /// std::fs::write(scratch.path(), "etag=v1")?; // done by the other program
+    /// assert_eq!(scratch.read(1024)?, b"etag=v1");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`LeaseLost`](crate::ErrorKind::LeaseLost), or what the system says.
     pub fn scratch(&self) -> Result<Scratch> {
