@@ -9,7 +9,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
 
-use support::disk::{Disk, alone, tool};
+use support::disk::{Disk, alone, lacks_ext4, tool};
 use support::{Ground, LIMIT, NEW, OLD, Ran, Running, USER, eventually, lacks_root, names};
 
 mod support;
@@ -136,7 +136,7 @@ fn a_full_memory_disk_is_said_and_spoils_nothing() {
 
 #[test]
 fn a_full_disk_is_said_and_spoils_nothing() {
-    if !alone("a_full_disk_is_said_and_spoils_nothing") {
+    if lacks_ext4() || !alone("a_full_disk_is_said_and_spoils_nothing") {
         return;
     }
     let ground = Ground::of(USER);
@@ -163,7 +163,7 @@ fn a_memory_disk_without_inodes_is_said_and_spoils_nothing() {
 
 #[test]
 fn a_disk_without_inodes_is_said_and_spoils_nothing() {
-    if !alone("a_disk_without_inodes_is_said_and_spoils_nothing") {
+    if lacks_ext4() || !alone("a_disk_without_inodes_is_said_and_spoils_nothing") {
         return;
     }
     let ground = Ground::of(USER);
@@ -232,7 +232,7 @@ fn a_read_only_disk_can_be_read_and_everything_else_is_77() {
 /// The kernel makes a disk read-only when it finds it broken, whoever writes to it at that moment.
 #[test]
 fn a_disk_that_becomes_read_only_ends_holder_and_waiter_with_77() {
-    if !alone("a_disk_that_becomes_read_only_ends_holder_and_waiter_with_77") {
+    if lacks_ext4() || !alone("a_disk_that_becomes_read_only_ends_holder_and_waiter_with_77") {
         return;
     }
     let ground = Ground::of(USER);
@@ -285,7 +285,7 @@ fn a_disk_that_becomes_read_only_ends_holder_and_waiter_with_77() {
 /// `head` is as long as the highest epoch, and each file system has its own longest file.
 #[test]
 fn a_head_as_long_as_the_file_system_takes_is_said_to_be_the_last() {
-    if !alone("a_head_as_long_as_the_file_system_takes_is_said_to_be_the_last") {
+    if lacks_ext4() || !alone("a_head_as_long_as_the_file_system_takes_is_said_to_be_the_last") {
         return;
     }
     let ground = Ground::of(USER);

@@ -52,6 +52,7 @@ pub(crate) const NATIVE: &[Need] = &[
     program("kill", "procps", "signals"),
     program("setpriv", "util-linux", "what other users may do"),
     program("unshare", "util-linux", "file systems of all kinds"),
+    program("prlimit", "util-linux", "processes that may have little"),
     program("mount", "mount", "file systems of all kinds"),
     other(
         "the right to mount",

@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{lacks, lacks_root};
+use super::{lacks, lacks_root, lacks_tool};
 
 /// Set in the process that has mounts of its own.
 const ALONE: &str = "CACHELOCK_TEST_ALONE";
@@ -39,6 +39,11 @@ pub(crate) fn alone(name: &str) -> bool {
         .status();
     assert!(status.expect("unshare runs").success(), "{name} failed");
     false
+}
+
+/// What an ext4 in a file needs.
+pub(crate) fn lacks_ext4() -> bool {
+    lacks_tool("mkfs.ext4") || lacks("loop devices", Path::new("/dev/loop-control").exists())
 }
 
 /// Runs a tool that must do its work.
