@@ -15,6 +15,7 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use cachelock_platform::{Access, Event, File, FileId, Monotonic, Platform};
 
@@ -41,6 +42,13 @@ pub(crate) enum Outcome {
 pub(crate) struct GateGuard {
     file: Arc<dyn File>,
     pub(crate) id: FileId,
+}
+
+impl GateGuard {
+    /// For those who wait for the gate: its holder waits for the lease, and lives. Should it fail, they go past it too early.
+    pub(crate) fn show_patience(&self) {
+        let _ = self.file.touch();
+    }
 }
 
 impl Drop for GateGuard {
@@ -166,9 +174,10 @@ fn wait(
         }
         let now = waiter.now();
         if now >= next_look && !control.cx.mutated(Mutation::GateWaitBlind) {
-            if control.stat(GATE)?.map(|metadata| metadata.id) != Some(id) {
+            let Some(gate) = control.stat(GATE)?.filter(|gate| gate.id == id) else {
                 return Ok(None);
-            }
+            };
+            stall.sees_gate(gate.modified);
             let sight = Sight::look(control)?;
             if let Some(kind) = stall.judge(control, waiter, observation, &sight) {
                 client.set_stuck();
@@ -189,15 +198,23 @@ fn wait(
 ///
 /// Two clocks run while somebody waits. The first is expiry itself: nothing at all has changed for the claim's lease (or
 /// for ours, if there is no claim). The second runs while all that changes are leases of holders *without* the gate:
-/// they may keep coming and going for ever, past a gate whose holder is frozen, and say nothing about it.
+/// they may keep coming and going for ever, past a gate whose holder is frozen, and say nothing about it. A gate's holder
+/// that lives and waits for them touches the gate, which starts this clock anew.
 #[derive(Default)]
 struct Stall {
     ungated_since: Option<(Monotonic, u64)>,
+    gate_touched: Option<SystemTime>,
     unchanged_for: std::time::Duration,
     patience: std::time::Duration,
 }
 
 impl Stall {
+    fn sees_gate(&mut self, touched: SystemTime) {
+        if self.gate_touched.replace(touched) != Some(touched) {
+            self.ungated_since = None;
+        }
+    }
+
     fn judge(
         &mut self,
         control: &Control,

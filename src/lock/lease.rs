@@ -35,6 +35,7 @@ use cachelock_platform::{Access, File, Monotonic};
 use super::attempt::Attempt;
 use super::claim::{Claim, Kind, RECORD_READ};
 use super::expiry::{self, Observation};
+use super::gate::GateGuard;
 use super::turn::Turn;
 use crate::control::{self, Control};
 use crate::error::{Error, Result};
@@ -44,8 +45,10 @@ use crate::section::Section;
 use crate::wait::Waiter;
 
 /// How a caller wants the lease.
-pub(crate) struct Request {
+pub(crate) struct Request<'a> {
     pub(crate) kind: Kind,
+    /// The kernel lock, if the caller has it.
+    pub(crate) gate: Option<&'a GateGuard>,
     /// Takes the last claim as expired at once: an operator's force.
     pub(crate) force: bool,
 }
@@ -90,7 +93,7 @@ impl Lease {
     /// Waits for the lease and takes it: steps 1 to 4.
     pub(crate) fn acquire(
         control: &Control,
-        request: &Request,
+        request: &Request<'_>,
         waiter: &mut Waiter<'_>,
         observation: &mut Observation,
     ) -> Result<Self> {

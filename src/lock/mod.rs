@@ -268,7 +268,11 @@ fn acquire_in(
 
     let lease = Arc::new(Lease::acquire(
         &control,
-        &Request { kind, force },
+        &Request {
+            kind,
+            gate: gate.as_ref(),
+            force,
+        },
         waiter,
         &mut observation,
     )?);

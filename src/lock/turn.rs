@@ -6,6 +6,7 @@ use cachelock_platform::Watch;
 
 use super::claim::Kind;
 use super::expiry::{self, Observation, Sight};
+use super::gate::GateGuard;
 use super::lease::Request;
 use super::want::{self, Courtesy, Want};
 use crate::control::Control;
@@ -57,7 +58,7 @@ impl<'a> Turn<'a> {
         &mut self,
         waiter: &mut Waiter<'_>,
         observation: &mut Observation,
-        request: &Request,
+        request: &Request<'_>,
     ) -> Result<(Sight, Option<Duration>)> {
         waiter.waits_for(WaitingFor::Lease);
         loop {
@@ -87,7 +88,7 @@ impl<'a> Turn<'a> {
                 self.watch = self.control.dir.watch(waiter.event().clone()).ok();
                 continue;
             }
-            self.note_taken(sight.last, waiter)?;
+            self.note_taken(sight.last, waiter, request.gate)?;
             let sleep = self
                 .sleep(patience)
                 .min(patience - unchanged)
@@ -134,11 +135,20 @@ impl<'a> Turn<'a> {
         other_boot || theirs == ours || self.control.cx.mutated(Mutation::GateNotCompared)
     }
 
-    /// Whoever has found the lease taken twice asks for its turn.
-    fn note_taken(&mut self, epoch: u64, waiter: &Waiter<'_>) -> Result<()> {
+    /// Whoever has found the lease taken twice asks for its turn. Whoever has the gate shows those behind it that it lives, each
+    /// time that somebody else has been quicker.
+    fn note_taken(
+        &mut self,
+        epoch: u64,
+        waiter: &Waiter<'_>,
+        gate: Option<&GateGuard>,
+    ) -> Result<()> {
         if epoch != self.last_taken {
             self.last_taken = epoch;
             self.taken += 1;
+            if let Some(gate) = gate {
+                gate.show_patience();
+            }
         }
         if self.taken >= 2 && self.want.is_none() {
             self.want = Some(Want::put_up(self.control, waiter.waited())?);

@@ -1,0 +1,146 @@
+//! The gate's holder may itself have to wait, for guests, and those may come back for ever. Whoever queues up behind it must
+//! tell such patience from a freeze: to go past a living holder costs the natives what the gate is for.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use cachelock::platform::Platform;
+use cachelock::platform::memory::{Op, Process, Target, Task, World, seeded};
+use cachelock::{Backend, Cache, Locking, Timeout};
+
+use support::{LEASE, builder};
+
+mod support;
+
+const STEPS: u64 = 2_000_000;
+const GATE: &str = "/cache/.cachelock/cache.lock";
+
+fn cache(process: &Arc<Process>) -> Cache {
+    let guest = process.name().starts_with("guest");
+    let builder = builder(process).timeout(Timeout::Infinite);
+    let builder = match guest {
+        true => builder.locking(Locking::Lease),
+        false => builder,
+    };
+    builder.open().expect("good settings")
+}
+
+/// Takes the lock again and again, until it is told to stop, and at least once. Returns what it got it by.
+fn comes_back(
+    world: &World,
+    process: &Arc<Process>,
+    hold: Duration,
+    stop: &Arc<AtomicBool>,
+) -> Task<Vec<Backend>> {
+    let (cache, own, stop) = (cache(process), process.clone(), stop.clone());
+    world.spawn(process, "main", move || {
+        let mut backends = Vec::new();
+        while backends.is_empty() || !stop.load(Ordering::SeqCst) {
+            let lock = cache.lock().expect("it waits for ever");
+            backends.push(lock.backend());
+            // A guest beats from its calls.
+            for _ in 0..4 {
+                own.event().wait_until(Some(own.monotonic() + hold / 4));
+                lock.check().expect("nobody overtakes it");
+            }
+            drop(lock);
+        }
+        backends
+    })
+}
+
+/// Ends the others after so long.
+fn ends_after(world: &World, time: Duration, stop: &Arc<AtomicBool>) -> Task<()> {
+    let (timer, stop) = (world.process("timer"), stop.clone());
+    world.spawn(&timer.clone(), "main", move || {
+        timer.event().wait_until(Some(timer.monotonic() + time));
+        stop.store(true, Ordering::SeqCst);
+    })
+}
+
+#[test]
+fn nobody_goes_past_a_gate_whose_holder_waits_for_guests() {
+    for guests in [1, 3] {
+        // In twelfths of the lease.
+        for (guests_hold, natives_hold) in [(4, 1), (12, 1), (24, 1)] {
+            let seed = guests_hold.into();
+            let world = World::simulated_from(seed);
+            let stop = Arc::default();
+            let mut tasks = Vec::new();
+            for n in 0..guests {
+                let guest = world.guest(&format!("guest {n}"));
+                tasks.push(comes_back(&world, &guest, LEASE * guests_hold / 12, &stop));
+            }
+            for n in 0..4 {
+                let native = world.process(&format!("native {n}"));
+                let hold = LEASE * natives_hold / 12;
+                tasks.push(comes_back(&world, &native, hold, &stop));
+            }
+            let timer = ends_after(&world, LEASE * 16, &stop);
+            let mut targets: Vec<&dyn Target> = vec![&timer];
+            targets.extend(tasks.iter().map(|task| task as &dyn Target));
+            let why = format!(
+                "{guests} guests hold for {guests_hold} twelfths of a lease, natives for {natives_hold}"
+            );
+            if let Err(unfinished) = world.run_together(&targets, seeded(seed), STEPS) {
+                panic!("{why}: {unfinished}");
+            }
+            let natives = tasks.into_iter().skip(guests);
+            let natives: Vec<Backend> = natives.flat_map(|task| world.finish(task)).collect();
+            let past = natives.iter().filter(|by| **by == Backend::Lease).count();
+            assert_eq!(
+                past,
+                0,
+                "{why}: of {} holds of natives so many went past the gate",
+                natives.len()
+            );
+        }
+    }
+}
+
+#[test]
+fn behind_a_frozen_holder_of_the_gate_natives_wait_for_a_lease_though_guests_come_and_go() {
+    for guests in [1, 3] {
+        for hold in [LEASE / 12, LEASE / 2, LEASE] {
+            let world = World::simulated();
+            let stop = Arc::default();
+            let mut tasks = Vec::new();
+            for n in 0..guests {
+                let guest = world.guest(&format!("guest {n}"));
+                tasks.push(comes_back(&world, &guest, hold, &stop));
+            }
+            let mut targets: Vec<&dyn Target> =
+                tasks.iter().map(|task| task as &dyn Target).collect();
+            // Until one of them holds.
+            let begun = world.run_together(&targets, seeded(1), 200);
+            assert!(begun.is_err(), "they come back until they are stopped");
+            // It gets the gate, has to wait for a guest, and is never run again.
+            let frozen = world.process("frozen");
+            let freezes = comes_back(&world, &frozen, hold, &stop);
+            world.run_to(&freezes, |call| call.op == Op::Wait);
+            assert_eq!(world.lock_holder(GATE).as_deref(), Some("frozen"));
+
+            let waiter = world.process("waiter");
+            let (cache, own, done) = (cache(&waiter), waiter.clone(), stop.clone());
+            let waits = world.spawn(&waiter, "main", move || {
+                let began = own.monotonic();
+                let lock = cache.lock().expect("it waits for ever");
+                done.store(true, Ordering::SeqCst);
+                (lock.backend(), own.monotonic() - began)
+            });
+            targets.push(&waits);
+            if let Err(unfinished) = world.run_together(&targets, seeded(2), STEPS) {
+                panic!("{guests} guests that hold for {hold:?}: {unfinished}");
+            }
+            let (backend, waited) = world.finish(waits);
+            assert_eq!(backend, Backend::Lease, "the gate is not to be had");
+            // A lease, seen in eighths; two turns more; and the turns of those who have waited for longer.
+            let most = LEASE * 5 / 4 + hold * (guests + 3);
+            assert!(
+                waited <= most,
+                "{guests} guests that hold for {hold:?}: it waited for {waited:?}, and {most:?} is the most"
+            );
+        }
+    }
+}
