@@ -18,7 +18,7 @@ use crate::events::{Event, EventKind};
 use crate::lock::{Acquired, How, Look};
 use crate::meta::Meta;
 use crate::policy::{Freshness, Policy};
-use crate::publish::{PublishError, Published};
+use crate::published::{PublishError, Published};
 use crate::read::{Found, Snapshot, Stream};
 use crate::refresh::Refresh;
 

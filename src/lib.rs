@@ -66,6 +66,7 @@ mod mutation;
 mod name;
 mod policy;
 mod publish;
+mod published;
 mod read;
 mod reader;
 mod refresh;
@@ -91,7 +92,7 @@ pub use metrics::{Histogram, Metrics};
 #[cfg(feature = "mutations")]
 pub use mutation::Mutation;
 pub use policy::Policy;
-pub use publish::{PublishError, Published};
+pub use published::{PublishError, Published};
 pub use read::{Snapshot, Stream};
 pub use reader::Reader;
 pub use refresh::Refresh;
