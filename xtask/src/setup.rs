@@ -51,6 +51,11 @@ pub(crate) const NATIVE: &[Need] = &[
     ),
     program("kill", "procps", "signals"),
     program("setpriv", "util-linux", "what other users may do"),
+    program(
+        "prlimit",
+        "util-linux",
+        "too few descriptors, threads, bytes",
+    ),
     program("unshare", "util-linux", "file systems of all kinds"),
     program("prlimit", "util-linux", "processes that may have little"),
     program("mount", "mount", "file systems of all kinds"),
