@@ -66,7 +66,7 @@ impl Cache {
     /// The cache in the directory `path`, with the default settings.
     ///
     /// # Errors
-    /// A path that is empty, or relative when the current directory cannot be had.
+    /// A path that is empty, or in the control directory of a cache, or relative when the current directory cannot be had.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::builder(path).open()
     }

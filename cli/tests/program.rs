@@ -168,6 +168,44 @@ fn mistakes_in_the_call_are_2() {
 }
 
 #[test]
+fn the_control_directory_is_no_cache_for_any_command() {
+    let place = Place::new();
+    place.publish("payload");
+    let status = || json(&stdout(&place.run(&["status", "FILE", "--json"])));
+    let before = status();
+    for words in [
+        &["refresh", "cache/.cachelock/head", "--", "true"][..],
+        &["get", "cache/.cachelock/tags/entry", "--", "true"],
+        &["get", "--cache", "cache/.CACHELOCK", "head", "--", "true"],
+        &["read", "cache/.cachelock/head"],
+        &["status", "cache/.cachelock"],
+        &["status", "cache/.cachelock/head"],
+        &["lock", "cache/.cachelock", "--", "true"],
+        &["sweep", "cache/.cachelock/"],
+        &["break", "cache/.cachelock/tags"],
+    ] {
+        let out = place.run(words);
+        assert_eq!(code(&out), 2, "{words:?}: {}", stderr(&out));
+        assert!(
+            stderr(&out).contains("cannot be a cache"),
+            "{words:?}: {}",
+            stderr(&out)
+        );
+    }
+    let mut inside = place.command(&["refresh", "head", "--", "true"]);
+    let out = inside
+        .current_dir(place.cache().join(".cachelock"))
+        .output();
+    assert_eq!(
+        code(&out.expect("the program runs")),
+        2,
+        "by a relative name"
+    );
+    assert_eq!(status()["epoch"], before["epoch"], "head is as it was");
+    place.assert_clean();
+}
+
+#[test]
 fn an_unexpected_length_is_74() {
     let place = Place::new();
     place.publish("old");
