@@ -5,13 +5,13 @@ mod common;
 
 use std::fs;
 use std::io::Write as _;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use common::{Place, code, eventually, exists, json, signal, stderr, stdout};
+use common::{PROGRAM, Place, code, eventually, exists, json, signal, stderr, stdout};
 
 #[test]
 fn one_of_many_runs_the_command_and_all_print_its_output() {
@@ -203,6 +203,27 @@ fn the_control_directory_is_no_cache_for_any_command() {
     );
     assert_eq!(status()["epoch"], before["epoch"], "head is as it was");
     place.assert_clean();
+}
+
+#[test]
+fn a_created_cache_is_not_writable_by_others_whatever_the_umask_and_so_usable() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let place = Place::new();
+    for umask in ["000", "002", "022", "077"] {
+        let script = format!("umask {umask} && exec {PROGRAM} refresh {umask}/deep/entry -- true");
+        let out = Command::new("sh")
+            .args(["-c", &script])
+            .env("CACHELOCK_CONFIG", "")
+            .current_dir(place.dir.path())
+            .output()
+            .expect("sh runs");
+        assert_eq!(code(&out), 0, "umask {umask}: {}", stderr(&out));
+        for dir in [umask.to_owned(), format!("{umask}/deep")] {
+            let made = fs::metadata(place.beside(&dir)).expect("it was created");
+            assert_eq!(made.permissions().mode() & 0o022, 0, "{dir}");
+        }
+    }
 }
 
 #[test]
