@@ -386,6 +386,42 @@ fn a_broken_lock_ends_the_command_and_is_76() {
 }
 
 #[test]
+fn a_lost_lease_is_said_at_once_however_long_the_lease_is() {
+    // The holder beats each 200 s.
+    let lease = "10m";
+    let script = "touch held; exec sleep 60";
+    let with_command = |verb, at| [verb, at, "--lease", lease, "--", "sh", "-c", script];
+    for words in [
+        &with_command("lock", "DIR")[..],
+        &with_command("get", "FILE"),
+        &with_command("refresh", "FILE"),
+        &["refresh", "FILE", "--lease", lease],
+    ] {
+        let place = Place::new();
+        let mut command = place.command(words);
+        let holder = command.stdin(Stdio::piped()).spawn().expect("it starts");
+        if words.contains(&"--") {
+            eventually("COMMAND runs", || exists(&place.beside("held")));
+        } else {
+            eventually("it reads", || {
+                json(&stdout(&place.run(&["status", "DIR", "--json"])))["locked"] == true
+            });
+        }
+        assert_eq!(code(&place.run(&["break", "DIR"])), 0, "{words:?}");
+        let broken = Instant::now();
+        let out = holder.wait_with_output().expect("it ends");
+        assert_eq!(code(&out), 76, "{words:?}: {}", stderr(&out));
+        assert!(
+            broken.elapsed() < Duration::from_secs(10),
+            "{words:?}: after {:?}",
+            broken.elapsed()
+        );
+        assert_eq!(stderr(&out).lines().count(), 1, "{}", stderr(&out));
+        place.assert_clean();
+    }
+}
+
+#[test]
 fn status_counts_generations_and_says_when_nothing_is_there() {
     let place = Place::new();
     let out = place.run(&["status", "FILE", "--json"]);

@@ -128,7 +128,7 @@ impl Lease {
     }
 
     /// The check: fails if somebody has claimed a later epoch.
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         match self.overtaken_by()? {
             None => Ok(()),
             Some(reason) => Err(self.lose(reason)),
