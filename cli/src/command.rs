@@ -16,8 +16,7 @@ use crate::input::{self, Message, Pieces};
 
 /// How long COMMAND has between the request to end and the end.
 const GRACE: Duration = Duration::from_secs(2);
-/// How often to look whether COMMAND has ended, when that is all there is to wait for. The end of its output, where that is
-/// read, comes with COMMAND's.
+/// How often to look whether COMMAND has ended, when nothing says so and that is all there is to wait for.
 const LOOK_SOON: Duration = Duration::from_millis(1);
 const LOOK_LATEST: Duration = Duration::from_millis(20);
 /// How often to look whether the lock is still held: the heartbeat of a long lease notices only after a third of it.
@@ -90,10 +89,16 @@ pub(crate) fn run(
     lock: &mut WriteLock,
 ) -> Result<ExitStatus, Failure> {
     let (bell, messages) = mpsc::channel();
-    control.wake(bell);
+    control.wake(bell.clone());
     control.check()?;
     let child = start(command, &Environment::default(), Stdio::inherit())?;
-    Running::new(child, messages, None).finish(control, lock)
+    let mut running = Running::new(child, messages, None);
+    let rings = process::on_exit(&running.child, move || {
+        // Nobody listens any more if this program was ended.
+        let _ = bell.send(Message::Wake);
+    });
+    running.rings = rings.is_ok();
+    running.finish(control, lock)
 }
 
 /// Runs `command` and gives its standard output to `refresh`. Any end but success is a failure.
@@ -152,6 +157,8 @@ struct Running {
     messages: Receiver<Message>,
     /// While its output is read.
     pieces: Option<Pieces>,
+    /// Whether its end is a message.
+    rings: bool,
     status: Option<ExitStatus>,
     /// Why it must end, and when it is killed.
     stopping: Option<Failure>,
@@ -164,6 +171,7 @@ impl Running {
             child,
             messages,
             pieces,
+            rings: false,
             status: None,
             stopping: None,
             kill_at: None,
@@ -206,7 +214,7 @@ impl Running {
                     return Ok(status);
                 }
             }
-            let wait = if self.pieces.is_some() {
+            let wait = if self.pieces.is_some() || self.rings {
                 CHECK_EVERY
             } else {
                 pause = (pause * 2).min(LOOK_LATEST);
