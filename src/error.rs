@@ -34,8 +34,8 @@ pub enum ErrorKind {
     Timeout,
     /// The wait was cancelled through its [`CancelToken`](crate::CancelToken). Nothing was changed.
     Cancelled,
-    /// The holder was overtaken: its lease expired while it slept, or an operator broke it. Nothing was published; the
-    /// newer holder's data stands.
+    /// The holder was overtaken: its lease expired while it slept, or an operator broke it; or somebody deleted what the lease
+    /// consists of. Nothing was published; what is there now stands.
     LeaseLost,
     /// An entry, or a file of the control directory, does not hold what it should.
     Corrupt,
@@ -110,7 +110,7 @@ enum Repr {
         waited: Duration,
     },
     #[error(
-        "the lease on {} (epoch {epoch}) was lost: {reason}; nothing was published and the newer holder's data stands, so read again or refresh again",
+        "the lease on {} (epoch {epoch}) was lost: {reason}; nothing was published and what is there now stands, so read again or refresh again",
         path.display()
     )]
     LeaseLost {

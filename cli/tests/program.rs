@@ -422,6 +422,35 @@ fn a_lost_lease_is_said_at_once_however_long_the_lease_is() {
 }
 
 #[test]
+fn a_lease_whose_files_were_deleted_is_lost_and_the_message_says_which() {
+    for (deleted, reason) in [
+        ("cache", "the cache directory was deleted"),
+        ("cache/.cachelock", "its control directory was deleted"),
+        ("cache/.cachelock/head", "its head file was deleted"),
+    ] {
+        for words in [["lock", "DIR"], ["refresh", "FILE"]] {
+            let place = Place::new();
+            let command = ["--", "sh", "-c", "touch held; exec sleep 60"];
+            let holder = place.start(&[&words[..], &command].concat());
+            eventually("COMMAND runs", || exists(&place.beside("held")));
+            let deleted = place.beside(deleted);
+            if deleted.is_dir() {
+                fs::remove_dir_all(&deleted).expect("ours");
+            } else {
+                fs::remove_file(&deleted).expect("ours");
+            }
+            let out = holder.wait_with_output().expect("it ends");
+            assert_eq!(code(&out), 76, "{words:?}, {deleted:?}: {}", stderr(&out));
+            assert!(
+                stderr(&out).contains(reason),
+                "{words:?}, {deleted:?}: {}",
+                stderr(&out)
+            );
+        }
+    }
+}
+
+#[test]
 fn status_counts_generations_and_says_when_nothing_is_there() {
     let place = Place::new();
     let out = place.run(&["status", "FILE", "--json"]);
