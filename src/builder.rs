@@ -16,6 +16,7 @@ use crate::lock::LEASE_MAX;
 use crate::metrics::Counters;
 #[cfg(feature = "mutations")]
 use crate::mutation::Mutation;
+use crate::name::check_cache_path;
 use crate::wait::{CancelToken, Timeout};
 
 /// How writers exclude each other.
@@ -176,13 +177,14 @@ impl CacheBuilder {
     /// The cache with these settings.
     ///
     /// # Errors
-    /// [`Limit`](crate::ErrorKind::Limit) for a lease out of bounds; an empty path; a relative one when the current
-    /// directory cannot be had.
+    /// [`Limit`](crate::ErrorKind::Limit) for a lease out of bounds; [`InvalidName`](crate::ErrorKind::InvalidName) for a
+    /// path in the control directory of a cache; an empty path; a relative one when the current directory cannot be had.
     pub fn open(self) -> Result<Cache> {
         let platform = self.platform.unwrap_or_else(cachelock_platform::native);
         let path = platform
             .absolute(&self.path)
             .map_err(|error| Error::io("find the directory", &*self.path, error))?;
+        check_cache_path(&path)?;
         let lease = self.options.lease;
         if lease < LEASE_MIN || lease > LEASE_MAX {
             return Err(Error::limit(

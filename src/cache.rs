@@ -66,7 +66,7 @@ impl Cache {
     /// The cache in the directory `path`, with the default settings.
     ///
     /// # Errors
-    /// A path that is empty, or relative when the current directory cannot be had.
+    /// A path that is empty, or in the control directory of a cache, or relative when the current directory cannot be had.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::builder(path).open()
     }
@@ -352,6 +352,16 @@ impl WriteLock {
     pub fn check(&self) -> Result<()> {
         self.hold.refuse_copy()?;
         self.hold.lease.beat()
+    }
+
+    /// Looks now whether this holder was overtaken, and writes nothing: two looks at file names, cheap enough to ask many
+    /// times a second, for whoever has long work to end as soon as somebody else has the lock. Overtaken between two beats,
+    /// [`WriteLock::is_lost`] tells only at the next one.
+    ///
+    /// # Errors
+    /// [`LeaseLost`](crate::ErrorKind::LeaseLost), or what the system says.
+    pub fn check_held(&self) -> Result<()> {
+        self.hold.check_held()
     }
 
     /// What gave the lock.

@@ -130,6 +130,20 @@ impl Control {
             .map_err(|error| Error::io("open", self.path(""), error))
     }
 
+    /// What has become of this directory, if the cache's path does not lead to it any more.
+    pub(crate) fn displaced(&self) -> Option<&'static str> {
+        let there = match found(self.cx.platform.open_dir(&self.cx.path)) {
+            Ok(Some(root)) => found(root.stat(CONTROL_DIR)).ok()?,
+            Ok(None) => return Some("the cache directory was deleted or moved"),
+            Err(_) => return None,
+        };
+        match there {
+            None => Some("its control directory was deleted or moved"),
+            Some(there) if there.id == self.dir.metadata().ok()?.id => None,
+            Some(_) => Some("its control directory was replaced by another"),
+        }
+    }
+
     /// The highest epoch that ever acquired: the head's length, 0 without a head.
     pub(crate) fn head(&self) -> Result<u64> {
         match self.stat_fresh(HEAD)? {

@@ -34,14 +34,14 @@ pub enum ErrorKind {
     Timeout,
     /// The wait was cancelled through its [`CancelToken`](crate::CancelToken). Nothing was changed.
     Cancelled,
-    /// The holder was overtaken: its lease expired while it slept, or an operator broke it. Nothing was published; the
-    /// newer holder's data stands.
+    /// The holder was overtaken: its lease expired while it slept, or an operator broke it; or somebody deleted what the lease
+    /// consists of. Nothing was published; what is there now stands.
     LeaseLost,
     /// An entry, or a file of the control directory, does not hold what it should.
     Corrupt,
     /// There is no payload that could be kept, although a producer said that it is still right.
     Missing,
-    /// The name cannot be an entry.
+    /// The name cannot be an entry, or the directory cannot be a cache.
     InvalidName,
     /// No lock can be had here.
     NoLock,
@@ -110,7 +110,7 @@ enum Repr {
         waited: Duration,
     },
     #[error(
-        "the lease on {} (epoch {epoch}) was lost: {reason}; nothing was published and the newer holder's data stands, so read again or refresh again",
+        "the lease on {} (epoch {epoch}) was lost: {reason}; nothing was published and what is there now stands, so read again or refresh again",
         path.display()
     )]
     LeaseLost {
@@ -124,6 +124,8 @@ enum Repr {
     Missing { path: PathBuf },
     #[error("{name:?} cannot be the name of an entry: {reason}")]
     InvalidName { name: String, reason: String },
+    #[error("{} cannot be a cache: {reason}", path.display())]
+    InvalidCache { path: PathBuf, reason: String },
     #[error("{} is not safe to share a cache in: {reason}; use a directory of your own, or allow shared directories", path.display())]
     Untrusted { path: PathBuf, reason: String },
     #[error("{} {reason}; remove it or choose another place", path.display())]
@@ -240,6 +242,14 @@ impl Error {
         .into()
     }
 
+    pub(crate) fn invalid_cache(path: &Path, reason: impl Into<String>) -> Self {
+        Repr::InvalidCache {
+            path: path.into(),
+            reason: reason.into(),
+        }
+        .into()
+    }
+
     pub(crate) fn untrusted(path: &Path, reason: impl Into<String>) -> Self {
         Repr::Untrusted {
             path: path.into(),
@@ -312,7 +322,7 @@ impl Error {
             Repr::LeaseLost { .. } => ErrorKind::LeaseLost,
             Repr::Corrupt { .. } => ErrorKind::Corrupt,
             Repr::Missing { .. } => ErrorKind::Missing,
-            Repr::InvalidName { .. } => ErrorKind::InvalidName,
+            Repr::InvalidName { .. } | Repr::InvalidCache { .. } => ErrorKind::InvalidName,
             Repr::Untrusted { .. } => ErrorKind::Untrusted,
             Repr::NotAFile { .. } => ErrorKind::NotAFile,
             Repr::LengthMismatch { .. } => ErrorKind::LengthMismatch,
@@ -340,6 +350,7 @@ impl Error {
             | Repr::LeaseLost { path, .. }
             | Repr::Corrupt { path, .. }
             | Repr::Missing { path }
+            | Repr::InvalidCache { path, .. }
             | Repr::Untrusted { path, .. }
             | Repr::NotAFile { path, .. }
             | Repr::LengthMismatch { path, .. }

@@ -4,6 +4,7 @@
 //! another system. So the rules are the strictest of all targets at once, and they are checked before any call.
 
 use std::fmt;
+use std::path::Path;
 
 use crate::error::{Error, Result};
 
@@ -121,6 +122,21 @@ fn check_segment(segment: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Refuses a cache in a control directory, whose files it would take for entries: a publish to `head` could turn the epoch
+/// back.
+pub(crate) fn check_cache_path(path: &Path) -> Result<()> {
+    let inside = path
+        .components()
+        .any(|segment| is_control_dir(&segment.as_os_str().to_string_lossy()));
+    if inside {
+        let reason = format!(
+            "it is in {CONTROL_DIR:?}, the own directory of a cache; use the directory that is in"
+        );
+        return Err(Error::invalid_cache(path, reason));
+    }
+    Ok(())
+}
+
 /// Whether some system takes this segment for the control directory.
 fn is_control_dir(segment: &str) -> bool {
     // HFS+ skips these.
@@ -185,6 +201,25 @@ mod tests {
         assert_eq!(nested.folders().collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(nested.file(), "c");
         assert_eq!(EntryName::new("c").unwrap().folders().count(), 0);
+    }
+
+    #[test]
+    fn a_cache_in_a_control_directory_is_refused_by_every_folding() {
+        for path in [
+            "/d/.cachelock",
+            "/d/.CacheLock/tags/x",
+            "/d/.cacheloc\u{212a}",
+            "/d/.cache\u{200c}lock",
+            "/d/CACHEL~1",
+            "/d/.cachelock/..",
+        ] {
+            let error = check_cache_path(Path::new(path)).expect_err(path);
+            assert_eq!(error.kind(), crate::ErrorKind::InvalidName, "{path}");
+            assert_eq!(error.path(), Some(Path::new(path)), "{error}");
+        }
+        for path in ["/", "/d/cachelock", "/.cachelocks/d", "/d/x.cachelock"] {
+            check_cache_path(Path::new(path)).expect(path);
+        }
     }
 
     #[test]

@@ -168,6 +168,14 @@ impl Refresh {
         }
     }
 
+    /// Looks now whether this holder was overtaken, and writes nothing; see [`WriteLock::check_held`](crate::WriteLock::check_held).
+    ///
+    /// # Errors
+    /// [`LeaseLost`](crate::ErrorKind::LeaseLost), or what the system says.
+    pub fn check_held(&self) -> Result<()> {
+        self.hold.check_held()
+    }
+
     /// Throws away what was written and starts over, with the lock still held. The way on after a failed write.
     ///
     /// # Errors

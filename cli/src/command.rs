@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Write as _};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use cachelock::platform::process;
+use cachelock::{Refresh, WriteLock};
 
 use crate::control::Control;
 use crate::exit::Failure;
@@ -15,11 +16,11 @@ use crate::input::{self, Message, Pieces};
 
 /// How long COMMAND has between the request to end and the end.
 const GRACE: Duration = Duration::from_secs(2);
-/// How often to look whether COMMAND has ended: soon when that is all there is to wait for, seldom while its output is
-/// open, whose end comes with COMMAND's.
+/// How often to look whether COMMAND has ended, when nothing says so and that is all there is to wait for.
 const LOOK_SOON: Duration = Duration::from_millis(1);
 const LOOK_LATEST: Duration = Duration::from_millis(20);
-const LOOK_SELDOM: Duration = Duration::from_millis(200);
+/// How often to look whether the lock is still held: the heartbeat of a long lease notices only after a third of it.
+pub(crate) const CHECK_EVERY: Duration = Duration::from_millis(100);
 
 /// What COMMAND's environment has that this program's own has not, and what it has not.
 #[derive(Default)]
@@ -28,24 +29,84 @@ pub(crate) struct Environment {
     pub(crate) remove: Vec<OsString>,
 }
 
-/// Takes a piece of the payload.
-pub(crate) type Sink<'a> = dyn FnMut(&[u8]) -> Result<(), Failure> + 'a;
+/// What COMMAND runs for.
+pub(crate) trait Work {
+    /// Looks whether the lock is still held. A loss is said by the observer, and [`Control::check`] knows of it then.
+    fn check_held(&self) -> cachelock::Result<()>;
 
-/// Runs `command` with the program's own input and output. Returns how it has ended, or why it was ended.
-pub(crate) fn run(command: &[OsString], control: &Control) -> Result<ExitStatus, Failure> {
-    let (bell, messages) = mpsc::channel();
-    control.wake(bell);
-    control.check()?;
-    let child = start(command, &Environment::default(), Stdio::inherit())?;
-    Running::new(child, messages, None).finish(control, &mut |_| Ok(()))
+    /// Takes a piece of what COMMAND prints, if that is not the program's own output.
+    fn take(&mut self, piece: &[u8]) -> Result<(), Failure>;
 }
 
-/// Runs `command` and gives its standard output to `sink`. Any end but success is a failure.
+impl Work for WriteLock {
+    fn check_held(&self) -> cachelock::Result<()> {
+        self.check_held()
+    }
+
+    fn take(&mut self, _piece: &[u8]) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+impl Work for Refresh {
+    fn check_held(&self) -> cachelock::Result<()> {
+        self.check_held()
+    }
+
+    fn take(&mut self, piece: &[u8]) -> Result<(), Failure> {
+        self.write_all(piece)
+            .map_err(|error| Failure::io("write the payload", error))
+    }
+}
+
+/// Looks now and then whether the lock is still held.
+pub(crate) struct Checks {
+    next: Instant,
+}
+
+impl Checks {
+    pub(crate) fn new() -> Self {
+        Checks {
+            next: Instant::now() + CHECK_EVERY,
+        }
+    }
+
+    /// Looks if it is time to.
+    pub(crate) fn look(&mut self, work: &dyn Work) {
+        let now = Instant::now();
+        if now >= self.next {
+            self.next = now + CHECK_EVERY;
+            // Any other error is for the next beat or the publish to say.
+            let _ = work.check_held();
+        }
+    }
+}
+
+/// Runs `command` with the program's own input and output. Returns how it has ended, or why it was ended.
+pub(crate) fn run(
+    command: &[OsString],
+    control: &Control,
+    lock: &mut WriteLock,
+) -> Result<ExitStatus, Failure> {
+    let (bell, messages) = mpsc::channel();
+    control.wake(bell.clone());
+    control.check()?;
+    let child = start(command, &Environment::default(), Stdio::inherit())?;
+    let mut running = Running::new(child, messages, None);
+    let rings = process::on_exit(&running.child, move || {
+        // Nobody listens any more if this program was ended.
+        let _ = bell.send(Message::Wake);
+    });
+    running.rings = rings.is_ok();
+    running.finish(control, lock)
+}
+
+/// Runs `command` and gives its standard output to `refresh`. Any end but success is a failure.
 pub(crate) fn produce(
     command: &[OsString],
     environment: &Environment,
     control: &Control,
-    sink: &mut Sink<'_>,
+    refresh: &mut Refresh,
 ) -> Result<(), Failure> {
     let (bell, messages) = mpsc::channel();
     control.wake(bell.clone());
@@ -59,7 +120,7 @@ pub(crate) fn produce(
             .map_err(|error| Failure::Io("read from COMMAND", error))?;
         running.pieces = Some(pieces);
     }
-    let status = running.finish(control, sink)?;
+    let status = running.finish(control, refresh)?;
     control.check()?;
     if status.success() {
         Ok(())
@@ -96,6 +157,8 @@ struct Running {
     messages: Receiver<Message>,
     /// While its output is read.
     pieces: Option<Pieces>,
+    /// Whether its end is a message.
+    rings: bool,
     status: Option<ExitStatus>,
     /// Why it must end, and when it is killed.
     stopping: Option<Failure>,
@@ -108,6 +171,7 @@ impl Running {
             child,
             messages,
             pieces,
+            rings: false,
             status: None,
             stopping: None,
             kill_at: None,
@@ -116,9 +180,13 @@ impl Running {
 
     /// Until the child has ended and, if it did well, all its output is taken. Others may have inherited the output: what
     /// they write belongs to it as it would in a pipe of the shell, but they cannot hold up a failure.
-    fn finish(mut self, control: &Control, sink: &mut Sink<'_>) -> Result<ExitStatus, Failure> {
+    fn finish(mut self, control: &Control, work: &mut dyn Work) -> Result<ExitStatus, Failure> {
         let mut pause = LOOK_SOON;
+        let mut checks = Checks::new();
         loop {
+            if self.stopping.is_none() {
+                checks.look(work);
+            }
             if self.stopping.is_none()
                 && let Err(reason) = control.check()
             {
@@ -146,14 +214,14 @@ impl Running {
                     return Ok(status);
                 }
             }
-            let wait = if self.pieces.is_some() {
-                LOOK_SELDOM
+            let wait = if self.pieces.is_some() || self.rings {
+                CHECK_EVERY
             } else {
                 pause = (pause * 2).min(LOOK_LATEST);
                 pause / 2
             };
             match self.messages.recv_timeout(wait) {
-                Ok(message) => self.take(message, sink),
+                Ok(message) => self.take(message, work),
                 Err(RecvTimeoutError::Timeout) => {}
                 // Not while `control` has the bell; then it is a pause.
                 Err(RecvTimeoutError::Disconnected) => std::thread::sleep(wait),
@@ -161,12 +229,12 @@ impl Running {
         }
     }
 
-    fn take(&mut self, message: Message, sink: &mut Sink<'_>) {
+    fn take(&mut self, message: Message, work: &mut dyn Work) {
         let failed = match message {
             Message::Data(piece) => {
                 // What comes after a failure is thrown away, so that the child can go on to its end.
                 let taken = match self.stopping {
-                    None => sink(&piece),
+                    None => work.take(&piece),
                     Some(_) => Ok(()),
                 };
                 if let Some(pieces) = &self.pieces {

@@ -238,11 +238,10 @@ impl Run<'_> {
 
     fn lock(&self, dir: &Path, command: &[OsString]) -> Result<u8, Failure> {
         let cache = self.open(dir, Access::Write)?;
-        let lock = cache.lock().map_err(|error| self.waited(error))?;
-        let status = command::run(command, self.control)?;
-        // COMMAND may have ended while this process stood still, and the loss not be noticed yet. A stage can only be had
-        // by who holds the lease.
-        let lost = lock.check().is_err_and(|error| error.is_lease_lost());
+        let mut lock = cache.lock().map_err(|error| self.waited(error))?;
+        let status = command::run(command, self.control, &mut lock)?;
+        // COMMAND may have ended while this process stood still, and the loss not be noticed yet.
+        let lost = lock.check_held().is_err_and(|error| error.is_lease_lost());
         self.control.check()?;
         if lost {
             return Err(Failure::Lost);

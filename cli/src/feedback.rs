@@ -137,7 +137,7 @@ impl Feedback {
     /// At once and even when it should be quiet: it is the error that the program is going to end with.
     fn lost(&self, event: &Event<'_>) {
         let message = format!(
-            "the lease on {} was lost: {}; the newer holder's data stands",
+            "the lease on {} was lost: {}; what is there now stands",
             event.cache.display(),
             event.detail.unwrap_or("it was overtaken")
         );

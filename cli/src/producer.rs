@@ -13,14 +13,14 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::io::{IsTerminal as _, Read as _, Write as _};
-use std::sync::mpsc;
+use std::io::{IsTerminal as _, Read as _};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use cachelock::{Produced, Published, Refresh, Validators};
 
 use crate::args::Producer;
-use crate::command;
+use crate::command::{self, CHECK_EVERY, Checks, Work as _};
 use crate::control::Control;
 use crate::exit::{self, Failure};
 use crate::input::{self, Message, PIECE};
@@ -90,8 +90,7 @@ fn from_command(
         set: variables,
         remove: stale,
     };
-    let sink = &mut |piece: &[u8]| write(refresh, piece);
-    let failure = command::produce(&producer.command, &environment, control, sink).err();
+    let failure = command::produce(&producer.command, &environment, control, refresh).err();
     let produced = match failure {
         None => Produced::New,
         Some(failure) => match (failure.command_code(), producer.absent_for) {
@@ -141,23 +140,19 @@ fn parse(bytes: &[u8], validators: &mut Validators) -> Result<(), Failure> {
     Ok(())
 }
 
-fn write(refresh: &mut Refresh, piece: &[u8]) -> Result<(), Failure> {
-    refresh
-        .write_all(piece)
-        .map_err(|error| Failure::io("write the payload", error))
-}
-
 fn from_input(refresh: &mut Refresh, control: &Control) -> Result<(), Failure> {
     let (bell, messages) = mpsc::channel();
     control.wake(bell.clone());
     let Ok(pieces) = input::read_in_background(std::io::stdin(), bell) else {
         return from_input_here(refresh);
     };
+    let mut checks = Checks::new();
     loop {
+        checks.look(refresh);
         control.check()?;
-        match messages.recv() {
+        match messages.recv_timeout(CHECK_EVERY) {
             Ok(Message::Data(piece)) => {
-                write(refresh, &piece)?;
+                refresh.take(&piece)?;
                 pieces.give_back(piece);
             }
             Ok(Message::End(result)) => {
@@ -165,7 +160,8 @@ fn from_input(refresh: &mut Refresh, control: &Control) -> Result<(), Failure> {
                 return control.check();
             }
             Ok(Message::Wake) => {}
-            Err(_) => {
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
                 let error = std::io::ErrorKind::UnexpectedEof.into();
                 return Err(Failure::Io("read standard input", error));
             }
@@ -187,7 +183,7 @@ fn from_input_here(refresh: &mut Refresh) -> Result<(), Failure> {
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(Failure::Io("read standard input", error)),
         };
-        write(refresh, &piece[..read])?;
+        refresh.take(&piece[..read])?;
         if beaten.elapsed() >= BEAT_EVERY {
             refresh.heartbeat()?;
             beaten = Instant::now();

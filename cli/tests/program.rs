@@ -5,13 +5,13 @@ mod common;
 
 use std::fs;
 use std::io::Write as _;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use common::{Place, code, eventually, exists, json, signal, stderr, stdout};
+use common::{PROGRAM, Place, code, eventually, exists, json, signal, stderr, stdout};
 
 #[test]
 fn one_of_many_runs_the_command_and_all_print_its_output() {
@@ -165,6 +165,65 @@ fn mistakes_in_the_call_are_2() {
         assert!(json(&stderr(&out))["error"].is_string(), "{words:?}");
     }
     assert!(!exists(&place.cache()));
+}
+
+#[test]
+fn the_control_directory_is_no_cache_for_any_command() {
+    let place = Place::new();
+    place.publish("payload");
+    let status = || json(&stdout(&place.run(&["status", "FILE", "--json"])));
+    let before = status();
+    for words in [
+        &["refresh", "cache/.cachelock/head", "--", "true"][..],
+        &["get", "cache/.cachelock/tags/entry", "--", "true"],
+        &["get", "--cache", "cache/.CACHELOCK", "head", "--", "true"],
+        &["read", "cache/.cachelock/head"],
+        &["status", "cache/.cachelock"],
+        &["status", "cache/.cachelock/head"],
+        &["lock", "cache/.cachelock", "--", "true"],
+        &["sweep", "cache/.cachelock/"],
+        &["break", "cache/.cachelock/tags"],
+    ] {
+        let out = place.run(words);
+        assert_eq!(code(&out), 2, "{words:?}: {}", stderr(&out));
+        assert!(
+            stderr(&out).contains("cannot be a cache"),
+            "{words:?}: {}",
+            stderr(&out)
+        );
+    }
+    let mut inside = place.command(&["refresh", "head", "--", "true"]);
+    let out = inside
+        .current_dir(place.cache().join(".cachelock"))
+        .output();
+    assert_eq!(
+        code(&out.expect("the program runs")),
+        2,
+        "by a relative name"
+    );
+    assert_eq!(status()["epoch"], before["epoch"], "head is as it was");
+    place.assert_clean();
+}
+
+#[test]
+fn a_created_cache_is_not_writable_by_others_whatever_the_umask_and_so_usable() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let place = Place::new();
+    for umask in ["000", "002", "022", "077"] {
+        let script = format!("umask {umask} && exec {PROGRAM} refresh {umask}/deep/entry -- true");
+        let out = Command::new("sh")
+            .args(["-c", &script])
+            .env("CACHELOCK_CONFIG", "")
+            .current_dir(place.dir.path())
+            .output()
+            .expect("sh runs");
+        assert_eq!(code(&out), 0, "umask {umask}: {}", stderr(&out));
+        for dir in [umask.to_owned(), format!("{umask}/deep")] {
+            let made = fs::metadata(place.beside(&dir)).expect("it was created");
+            assert_eq!(made.permissions().mode() & 0o022, 0, "{dir}");
+        }
+    }
 }
 
 #[test]
@@ -324,6 +383,71 @@ fn a_broken_lock_ends_the_command_and_is_76() {
     assert!(stderr(&out).contains("was lost"), "{}", stderr(&out));
     assert_eq!(code(&place.run(&["sweep", "DIR"])), 0);
     place.assert_clean();
+}
+
+#[test]
+fn a_lost_lease_is_said_at_once_however_long_the_lease_is() {
+    // The holder beats each 200 s.
+    let lease = "10m";
+    let script = "touch held; exec sleep 60";
+    let with_command = |verb, at| [verb, at, "--lease", lease, "--", "sh", "-c", script];
+    for words in [
+        &with_command("lock", "DIR")[..],
+        &with_command("get", "FILE"),
+        &with_command("refresh", "FILE"),
+        &["refresh", "FILE", "--lease", lease],
+    ] {
+        let place = Place::new();
+        let mut command = place.command(words);
+        let holder = command.stdin(Stdio::piped()).spawn().expect("it starts");
+        if words.contains(&"--") {
+            eventually("COMMAND runs", || exists(&place.beside("held")));
+        } else {
+            eventually("it reads", || {
+                json(&stdout(&place.run(&["status", "DIR", "--json"])))["locked"] == true
+            });
+        }
+        assert_eq!(code(&place.run(&["break", "DIR"])), 0, "{words:?}");
+        let broken = Instant::now();
+        let out = holder.wait_with_output().expect("it ends");
+        assert_eq!(code(&out), 76, "{words:?}: {}", stderr(&out));
+        assert!(
+            broken.elapsed() < Duration::from_secs(10),
+            "{words:?}: after {:?}",
+            broken.elapsed()
+        );
+        assert_eq!(stderr(&out).lines().count(), 1, "{}", stderr(&out));
+        place.assert_clean();
+    }
+}
+
+#[test]
+fn a_lease_whose_files_were_deleted_is_lost_and_the_message_says_which() {
+    for (deleted, reason) in [
+        ("cache", "the cache directory was deleted"),
+        ("cache/.cachelock", "its control directory was deleted"),
+        ("cache/.cachelock/head", "its head file was deleted"),
+    ] {
+        for words in [["lock", "DIR"], ["refresh", "FILE"]] {
+            let place = Place::new();
+            let command = ["--", "sh", "-c", "touch held; exec sleep 60"];
+            let holder = place.start(&[&words[..], &command].concat());
+            eventually("COMMAND runs", || exists(&place.beside("held")));
+            let deleted = place.beside(deleted);
+            if deleted.is_dir() {
+                fs::remove_dir_all(&deleted).expect("ours");
+            } else {
+                fs::remove_file(&deleted).expect("ours");
+            }
+            let out = holder.wait_with_output().expect("it ends");
+            assert_eq!(code(&out), 76, "{words:?}, {deleted:?}: {}", stderr(&out));
+            assert!(
+                stderr(&out).contains(reason),
+                "{words:?}, {deleted:?}: {}",
+                stderr(&out)
+            );
+        }
+    }
 }
 
 #[test]

@@ -83,8 +83,9 @@ pub trait Platform: Send + Sync {
     /// `NotFound`, `NotADirectory`, `PermissionDenied`, and what the system says.
     fn open_dir(&self, path: &Path) -> io::Result<Arc<dyn Dir>>;
 
-    /// Creates the directory at `path` and its missing parents with the process's default mode. An existing directory
-    /// is success. Not atomic: a failure may leave some of the parents behind.
+    /// Creates the directory at `path` and its missing parents, with the process's default mode less what would let others
+    /// write to them (on unix `0755` less the umask). An existing directory is success, whatever its mode. Not atomic: a
+    /// failure may leave some of the parents behind.
     ///
     /// # Errors
     /// What the system says for the first directory that could not be created.

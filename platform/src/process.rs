@@ -74,6 +74,15 @@ pub fn terminate(child: &Child) -> io::Result<()> {
     backend::terminate(child)
 }
 
+/// Calls `handler` in a background thread once `child` has ended. It must still be waited for, which then does not block.
+///
+/// # Errors
+/// `Unsupported` outside unix and where a unix cannot wait for a child without taking its status; what the system says when it
+/// refuses a thread.
+pub fn on_exit(child: &Child, handler: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    backend::on_exit(child, handler)
+}
+
 /// The exit code that passes on how a child has ended: its own; 128 and the number of the signal that killed it; 1 for a
 /// code that does not fit (Windows).
 #[must_use]
@@ -186,6 +195,34 @@ mod backend {
         }
     }
 
+    #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+    pub(super) fn on_exit(
+        child: &Child,
+        handler: impl FnOnce() + Send + 'static,
+    ) -> io::Result<()> {
+        use rustix::io::retry_on_intr;
+        use rustix::process::{WaitId, WaitIdOptions, waitid};
+
+        let child = Pid::from_child(child);
+        thread::Builder::new()
+            .name("cachelock-child".to_owned())
+            .spawn(move || {
+                // Fails only for a child that was waited for meanwhile.
+                let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+                let _ = retry_on_intr(|| waitid(WaitId::Pid(child), options));
+                handler();
+            })
+            .map(drop)
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+    pub(super) fn on_exit(
+        _child: &Child,
+        _handler: impl FnOnce() + Send + 'static,
+    ) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     pub(super) fn signal_exit_code(status: ExitStatus) -> u8 {
         let code = status.signal().and_then(|signal| u8::try_from(signal).ok());
         code.map_or(1, |signal| 128_u8.saturating_add(signal))
@@ -220,6 +257,13 @@ mod backend {
 
     pub(super) fn terminate(_child: &Child) -> io::Result<()> {
         Err(unsupported("asking a child process to end"))
+    }
+
+    pub(super) fn on_exit(
+        _child: &Child,
+        _handler: impl FnOnce() + Send + 'static,
+    ) -> io::Result<()> {
+        Err(unsupported("hearing of a child's end"))
     }
 
     pub(super) fn signal_exit_code(_status: ExitStatus) -> u8 {

@@ -44,6 +44,9 @@ use crate::mutation::Mutation;
 use crate::section::Section;
 use crate::wait::Waiter;
 
+/// Why most leases are lost.
+const OVERTAKEN: &str = "a later holder has taken over";
+
 /// How a caller wants the lease.
 pub(crate) struct Request<'a> {
     pub(crate) kind: Kind,
@@ -122,7 +125,12 @@ impl Lease {
         if unchecked {
             self.check()?;
         }
-        let file = self.control.create_unique(&name)?;
+        let file = match self.control.create_unique(&name) {
+            Err(error) if super::is_gone(&error) => {
+                return Err(self.lose(self.gone("its control directory is gone")));
+            }
+            created => created?,
+        };
         if !unchecked && let Err(error) = self.check() {
             let _ = self.control.unlink(&name);
             return Err(error);
@@ -131,28 +139,44 @@ impl Lease {
     }
 
     /// The check: fails if somebody has claimed a later epoch.
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         match self.overtaken_by()? {
             None => Ok(()),
             Some(reason) => Err(self.lose(reason)),
         }
     }
 
+    /// Why the lease is lost, if it is.
     pub(crate) fn overtaken_by(&self) -> Result<Option<String>> {
-        let next_claim =
-            || -> Result<bool> { self.control.exists(&control::claim(self.epoch + 1)) };
-        let head_moved = || -> Result<bool> { Ok(self.control.head()? != self.epoch) };
-        let looks: [&dyn Fn() -> Result<bool>; 2] =
+        let next_claim = || -> Result<Option<String>> {
+            let claimed = self.control.exists(&control::claim(self.epoch + 1))?;
+            Ok(claimed.then(|| OVERTAKEN.to_owned()))
+        };
+        let head_moved = || -> Result<Option<String>> {
+            Ok(match self.control.head()? {
+                head if head == self.epoch => None,
+                head if head > self.epoch => Some(OVERTAKEN.to_owned()),
+                // Nobody of ours does that.
+                0 => Some(self.gone("its head file was deleted")),
+                _ => Some("its head file was replaced by an older one".to_owned()),
+            })
+        };
+        let looks: [&dyn Fn() -> Result<Option<String>>; 2] =
             match self.control.cx.mutated(Mutation::CheckReversed) {
                 false => [&next_claim, &head_moved],
                 true => [&head_moved, &next_claim],
             };
         for look in looks {
-            if look()? {
-                return Ok(Some("a later holder has taken over".to_owned()));
+            if let Some(reason) = look()? {
+                return Ok(Some(reason));
             }
         }
         Ok(None)
+    }
+
+    /// Why something is not there: `otherwise`, if it is not for want of the directory.
+    fn gone(&self, otherwise: &str) -> String {
+        self.control.displaced().unwrap_or(otherwise).to_owned()
     }
 
     /// Notes that the lease is lost, says so once, and returns the error for it.
@@ -194,10 +218,10 @@ impl Lease {
     }
 
     /// Returns why the lease is lost, if it is.
-    fn beat_alone(&self) -> Result<Option<&'static str>> {
+    fn beat_alone(&self) -> Result<Option<String>> {
         let _alone = self.section.enter();
         if self.is_lost() {
-            return Ok(Some("it was lost before"));
+            return Ok(Some("it was lost before".to_owned()));
         }
         if self.is_released() {
             return Ok(None);
@@ -205,12 +229,13 @@ impl Lease {
         let cx = &self.control.cx;
         let name = control::claim(self.epoch);
         let Some((file, _)) = self.control.open(&name, Access::Write)? else {
-            return Ok(Some("its claim is gone"));
+            let reason = self.overtaken_by()?;
+            return Ok(reason.or_else(|| Some("its claim was deleted".to_owned())));
         };
         let found = control::read_up_to(&*file, RECORD_READ)
             .map_err(|error| Error::io("read", self.control.path(&name), error))?;
         if Claim::decode(&found).is_ok_and(|found| found.nonce != self.nonce) {
-            return Ok(Some("its claim is somebody else's"));
+            return Ok(Some("its claim is somebody else's".to_owned()));
         }
         let record = {
             let mut claim = self.claim.lock().unwrap_or_else(PoisonError::into_inner);

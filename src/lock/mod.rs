@@ -149,6 +149,15 @@ impl Hold {
         Ok(())
     }
 
+    /// Looks whether it was lost, and does not beat.
+    pub(crate) fn check_held(&self) -> Result<()> {
+        self.refuse_copy()?;
+        if self.lease.is_lost() {
+            return Err(self.lease.lose("it was lost before"));
+        }
+        self.lease.check()
+    }
+
     fn release(&mut self) -> Result<()> {
         if self.cx.mutated(Mutation::GateReleasedFirst) {
             self.gate = None;

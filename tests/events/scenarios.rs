@@ -198,7 +198,10 @@ fn a_heartbeat_notices_that_the_lease_is_lost() -> Stage {
         .run(&b, |cache| cache.break_lock().map(drop))
         .expect("force waits for nobody");
     stage.world.finish(sleeps).expect("it published nothing");
-    assert_eq!(stage.the("lease_lost").field("detail"), "its claim is gone");
+    assert_eq!(
+        stage.the("lease_lost").field("detail"),
+        "a later holder has taken over"
+    );
     // The one who broke it gave it back at once; the loser's hold ends later, and is told all the same.
     let released: Vec<_> = stage
         .told()

@@ -21,6 +21,7 @@
 //! on the parent's behalf: [`mod@file`] and [`watch`] remember which process made them.
 
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -68,7 +69,10 @@ impl Platform for Unix {
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         // A directory that somebody else creates meanwhile is success there too.
-        std::fs::create_dir_all(path)
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(path)
     }
 
     fn monotonic(&self) -> Monotonic {

@@ -37,6 +37,15 @@ pub(super) fn create_under_a_strange_umask(place: &Path) {
             dir.create_dir(&name, mode).expect(&name);
             assert_eq!(mode_of(&place.join(&name)), mode, "{name}");
         }
+        // With less than that its creator could not create the second one.
+        if umask & 0o300 == 0 {
+            let first = place.join(format!("all-{umask:o}"));
+            let second = first.join("second");
+            native().create_dir_all(&second).expect("two directories");
+            for dir in [first, second] {
+                assert_eq!(mode_of(&dir), 0o755 & !umask, "{dir:?}");
+            }
+        }
     }
 }
 

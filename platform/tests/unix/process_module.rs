@@ -56,6 +56,21 @@ fn with_default_signals(mut command: Command) -> Command {
 }
 
 #[test]
+#[cfg(any(target_os = "linux", target_vendor = "apple"))]
+fn the_end_of_a_child_is_told_and_its_status_is_still_there() {
+    let mut child = sleep(300).spawn().unwrap();
+    let (tell, told) = mpsc::channel();
+    process::on_exit(&child, move || tell.send(()).unwrap()).unwrap();
+    assert!(told.try_recv().is_err(), "it runs");
+    child.kill().unwrap();
+    told.recv_timeout(Duration::from_secs(20))
+        .expect("it has ended");
+    let status = child.try_wait().unwrap();
+    let status = status.expect("waiting for it takes no time");
+    assert_eq!(process::exit_code(status), 137);
+}
+
+#[test]
 fn a_request_to_end_reaches_the_handler() {
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
         let this = Command::new(std::env::current_exe().unwrap());
