@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use support::{Ground, LIMIT, NEW, OLD, Running, eventually, myself};
+use support::{Ground, LIMIT, NEW, OLD, Ran, Running, eventually, myself};
 
 mod support;
 
@@ -63,6 +63,14 @@ fn release(mut holder: Running) {
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
 
+/// How long it has waited, as it says.
+#[track_caller]
+fn waited(ran: &Ran) -> Duration {
+    let said = ran.stderr.split_once("timed out after ");
+    let seconds = said.and_then(|(_, rest)| rest.split_once(" s ")?.0.parse().ok());
+    Duration::from_secs_f64(seconds.unwrap_or_else(|| panic!("it does not say: {ran}")))
+}
+
 #[test]
 fn a_timeout_under_a_storm_is_neither_early_nor_forgotten() {
     const TIMEOUT: Duration = Duration::from_secs(2);
@@ -87,8 +95,10 @@ fn a_timeout_under_a_storm_is_neither_early_nor_forgotten() {
             let ran = waiter.finish_within(LIMIT);
             assert!(gusts > 1, "{why}: there was no storm");
             assert_eq!(ran.code(), 75, "{why}: {ran}");
-            assert!(ran.took >= TIMEOUT, "{why}: {ran}");
-            let late = ran.took - TIMEOUT;
+            // By its own clock, because others' starts and ends take their time on a busy machine.
+            let waited = waited(&ran);
+            assert!(waited >= TIMEOUT && ran.took >= waited, "{why}: {ran}");
+            let late = waited - TIMEOUT;
             // Its last stop, and what the machine is busy with.
             assert!(
                 late < stopped + Duration::from_secs(2),
@@ -101,7 +111,7 @@ fn a_timeout_under_a_storm_is_neither_early_nor_forgotten() {
 }
 
 #[test]
-fn a_waiter_that_was_stopped_beyond_its_timeout_looks_once_more() {
+fn a_waiter_that_was_stopped_beyond_its_timeout_takes_what_is_free_or_says_how_late_it_is() {
     for locking in ["auto", "lease"] {
         for released in [true, false] {
             let why = format!("{locking}, released: {released}");
@@ -113,7 +123,7 @@ fn a_waiter_that_was_stopped_beyond_its_timeout_looks_once_more() {
                 "--locking",
                 locking,
                 "--timeout",
-                "1s",
+                "2s",
                 "--",
                 "printf",
                 NEW,
@@ -128,10 +138,17 @@ fn a_waiter_that_was_stopped_beyond_its_timeout_looks_once_more() {
                 Some(holder)
             };
             // Not for an event: for its timeout to pass.
-            thread::sleep(MS(1500));
+            thread::sleep(MS(2100));
             signal(&waiter, Signal::CONT);
             let ran = waiter.finish_within(LIMIT);
-            assert_eq!(ran.code(), if released { 0 } else { 75 }, "{why}: {ran}");
+            // The kernel's lock is taken by another thread, which may not have come to it when the first one gives up.
+            let took = ran.code() == 0 && released;
+            let may_time_out = !released || locking == "auto";
+            assert!(took || (may_time_out && ran.code() == 75), "{why}: {ran}");
+            assert!(
+                took || waited(&ran) >= Duration::from_secs(2),
+                "{why}: {ran}"
+            );
             if let Some(holder) = holder {
                 release(holder);
             }

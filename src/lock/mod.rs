@@ -193,6 +193,9 @@ impl Drop for Hold {
     }
 }
 
+/// An acquire that has nobody to wait for is over by then. One that takes longer may have stood still anywhere.
+const BRIEF: Duration = Duration::from_millis(1);
+
 /// How often the caller's directory may vanish under it before that is an error.
 const REOPENS: u32 = 3;
 
@@ -213,7 +216,9 @@ pub(crate) fn acquire(
         let acquired = acquire_in(cx, waiter, force, look);
         let moved = match &acquired {
             // Deleted or replaced while we waited: what we hold, if anything, is not what the path names now.
-            Ok(Acquired::Held(hold)) => waiter.has_paused() && !hold.is_current()?,
+            Ok(Acquired::Held(hold)) => {
+                (waiter.has_paused() || waiter.waited() >= BRIEF) && !hold.is_current()?
+            }
             Ok(Acquired::Satisfied { .. }) => false,
             Err(error) => error.kind() == ErrorKind::Io && is_gone(error),
         };
