@@ -98,6 +98,53 @@ fn the_payload_comes_from_standard_input_without_a_command() {
 }
 
 #[test]
+fn no_input_is_no_payload_and_an_empty_one_is_published_on_purpose() {
+    let place = Place::new();
+    place.publish("good");
+    let closed = |words: &[&str]| {
+        let script = "exec \"$0\" \"$@\" <&-";
+        let mut command = Command::new("sh");
+        command.args(["-c", script, PROGRAM]).args(words);
+        command
+            .env("CACHELOCK_CONFIG", "")
+            .current_dir(place.dir.path());
+        command.output().expect("sh runs")
+    };
+    let refused: [&[&str]; 2] = [
+        &["refresh", "cache/entry"],
+        &["get", "cache/entry", "--fresh-for", "0"],
+    ];
+    for words in refused {
+        for out in [place.run(words), closed(words)] {
+            assert_eq!(code(&out), 2, "{words:?}: {}", stderr(&out));
+            assert!(stderr(&out).contains("-- true"), "{}", stderr(&out));
+            assert_eq!(stdout(&place.run(&["read", "FILE"])), "good", "{words:?}");
+        }
+        place.assert_clean();
+    }
+    let get = ["get", "cache/entry", "--fresh-for", "1h"];
+    for out in [place.run(&get), closed(&get)] {
+        assert_eq!(
+            (code(&out), &*stdout(&out)),
+            (0, "good"),
+            "a fresh entry needs no input: {}",
+            stderr(&out)
+        );
+    }
+
+    let out = place.run(&["refresh", "FILE", "--", "true"]);
+    assert_eq!(code(&out), 0, "{}", stderr(&out));
+    assert_eq!(fs::read(place.entry()).expect("published"), b"");
+    place.publish("good");
+    let mut command = place.command(&["refresh", "FILE"]);
+    let mut child = command.stdin(Stdio::piped()).spawn().expect("it starts");
+    drop(child.stdin.take());
+    let out = child.wait_with_output().expect("it ends");
+    assert_eq!(code(&out), 0, "an empty pipe: {}", stderr(&out));
+    assert_eq!(fs::read(place.entry()).expect("published"), b"");
+}
+
+#[test]
 fn a_path_is_printed_instead_of_the_payload() {
     let place = Place::new();
     let expected = format!("{}\n", place.entry().display());
