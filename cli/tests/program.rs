@@ -234,6 +234,9 @@ fn a_timeout_is_75_and_names_the_holder_and_the_flag() {
         "{said}"
     );
     assert!(said.contains(&format!("process {}", holder.id())), "{said}");
+    let remedies = ["tried once", "wait longer", "change it with"];
+    let given = remedies.map(|remedy| said.matches(remedy).count());
+    assert_eq!(given, [0, 0, 1], "one remedy: {said}");
 
     let out = place.run(&["get", "FILE", "--timeout", "1", "--", "true"]);
     assert_eq!(code(&out), 75);
