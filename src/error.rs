@@ -93,8 +93,8 @@ impl ErrorKind {
 #[derive(Debug, thiserror::Error)]
 enum Repr {
     #[error(
-        "timed out after {} waiting for {what} of {}{}{}",
-        seconds(*waited), path.display(), held_by(holder.as_ref()), remedy(*budget)
+        "timed out after {} waiting for {what} of {}{}",
+        seconds(*waited), path.display(), held_by(holder.as_ref())
     )]
     Timeout {
         path: PathBuf,
@@ -407,9 +407,13 @@ impl From<Repr> for Error {
     }
 }
 
+/// `{:#}` leaves the remedy of a timeout to a program that can name its own setting.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)?;
+        if let (Repr::Timeout { budget, .. }, false) = (&*self.0, f.alternate()) {
+            f.write_str(&remedy(*budget))?;
+        }
         self.1.iter().try_for_each(|key| write!(f, " ({key})"))
     }
 }

@@ -353,7 +353,7 @@ impl<'a> Waiter<'a> {
         self.contend(waited);
         if now >= self.next_report {
             self.say(EventKind::LockWaiting, waited);
-            self.next_report = now.saturating_add(REPORT_EVERY);
+            self.next_report = report_after(self.next_report, now);
         }
         let deadline = self
             .budget
@@ -386,9 +386,31 @@ impl<'a> Waiter<'a> {
     }
 }
 
+/// When to report after `now`, if the last report was due at `due`. By steps from there: the wake that brings a report is a
+/// little late each time, and reports that drift skip a second in the end. What was slept through is not made up for.
+fn report_after(due: Monotonic, now: Monotonic) -> Monotonic {
+    let steps = now.saturating_sub(due).as_nanos() / REPORT_EVERY.as_nanos() + 1;
+    due.saturating_add(REPORT_EVERY.saturating_mul(u32::try_from(steps).unwrap_or(u32::MAX)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reports_do_not_drift_and_a_long_sleep_is_followed_by_one() {
+        let ms = Duration::from_millis;
+        for (due, now, next) in [
+            (50, 50, 1050),
+            (50, 58, 1050),
+            (1050, 1500, 2050),
+            (1050, 2049, 2050),
+            (1050, 2050, 3050),
+            (50, 3_600_049, 3_600_050),
+        ] {
+            assert_eq!(report_after(ms(due), ms(now)), ms(next), "at {now}");
+        }
+    }
 
     #[test]
     fn durations_are_parsed_as_documented() {

@@ -331,6 +331,9 @@ fn without_a_timeout_a_held_lock_is_told_at_once(ground: &Ground) {
         .expect("nothing is touched");
     let error = other.lock().expect_err("it is held");
     assert!(error.is_timeout(), "{error}");
+    let (all, without) = (error.to_string(), format!("{error:#}"));
+    let remedy = all.strip_prefix(&without);
+    assert_eq!(remedy, Some("; it was tried once, allow a timeout to wait"));
     let status = other
         .status()
         .expect("no error")

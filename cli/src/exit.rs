@@ -152,7 +152,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Cache(error) => error.fmt(f),
-            Failure::Timeout(error, about) => write!(f, "{error} ({about})"),
+            Failure::Timeout(error, about) => write!(f, "{error:#} ({about})"),
             Failure::Usage(message) => f.write_str(message),
             Failure::Config(error) => error.fmt(f),
             Failure::Missing(path) => write!(f, "there is no entry {}", path.display()),

@@ -196,6 +196,9 @@ fn warning(event: &Event<'_>) -> Option<String> {
             };
             format!("warning: took over the lease on {cache} from {holder}{still}")
         }
+        EventKind::HeartbeatFailed => {
+            format!("warning: the lease on {cache} may be lost, for its heartbeat failed: {detail}")
+        }
         EventKind::EntryCorrupt => {
             let entry = event.entry.unwrap_or_default();
             format!("warning: {entry} of {cache} is corrupt and counts as missing: {detail}")

@@ -26,9 +26,10 @@ Where the payload comes from:
   payload is printed all the same for a while, with a warning.
 
   Without COMMAND: from standard input, which is only read if a refresh
-  is needed; a terminal there is a usage error. The end of the input
-  publishes. A shell's pipe also ends when the program that writes to it
-  fails, so where that matters give the program as COMMAND.
+  is needed; a terminal or /dev/null there is a usage error then. The
+  end of the input publishes. A shell's pipe also ends when the program
+  that writes to it fails, so where that matters give the program as
+  COMMAND. `-- true` makes an empty payload.
 
 Conditional requests:
   COMMAND finds what was kept about the old payload in variables such
@@ -55,10 +56,11 @@ Where the payload comes from:
   it fails, nothing is published, the old payload stays, and its exit
   code is passed on.
 
-  Without COMMAND: from standard input; a terminal there is a usage
-  error. The end of the input publishes. A shell's pipe also ends when
-  the program that writes to it fails, so where that matters give the
-  program as COMMAND, or say how long the payload is with --expect-len.
+  Without COMMAND: from standard input; a terminal or /dev/null there is
+  a usage error. The end of the input publishes. A shell's pipe also
+  ends when the program that writes to it fails, so where that matters
+  give the program as COMMAND, or say how long the payload is with
+  --expect-len. `-- true` makes an empty payload.
 
 Conditional requests:
   COMMAND finds what was kept about the old payload in variables such

@@ -17,6 +17,7 @@ use std::io::{IsTerminal as _, Read as _};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use cachelock::platform::process;
 use cachelock::{Produced, Published, Refresh, Validators};
 
 use crate::args::Producer;
@@ -57,15 +58,20 @@ pub(crate) fn run(
     }
 }
 
-/// A person at a terminal does not expect to type a payload.
+/// A person at a terminal does not expect to type a payload; and a job without input, as cron and the like run it, was to have
+/// a COMMAND: an empty payload would replace a good one.
 pub(crate) fn check_input() -> Result<(), Failure> {
-    if std::io::stdin().is_terminal() {
-        return Err(Failure::Usage(
-            "nothing to publish: give a COMMAND after `--`, or the payload on standard input"
-                .to_owned(),
-        ));
-    }
-    Ok(())
+    let input = if std::io::stdin().is_terminal() {
+        "a terminal"
+    } else if process::has_null_input() {
+        "the null device"
+    } else {
+        return Ok(());
+    };
+    Err(Failure::Usage(format!(
+        "nothing to publish: standard input is {input}; give a COMMAND after `--`, or the payload on standard input \
+         (an empty one on purpose: `-- true`, or `printf '' |` in front)"
+    )))
 }
 
 fn from_command(

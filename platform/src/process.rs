@@ -83,6 +83,13 @@ pub fn on_exit(child: &Child, handler: impl FnOnce() + Send + 'static) -> io::Re
     backend::on_exit(child, handler)
 }
 
+/// Whether this process was given no standard input: it is the null device, which also stands in where it was closed at the
+/// start. `false` where that cannot be told.
+#[must_use]
+pub fn has_null_input() -> bool {
+    backend::has_null_input()
+}
+
 /// The exit code that passes on how a child has ended: its own; 128 and the number of the signal that killed it; 1 for a
 /// code that does not fit (Windows).
 #[must_use]
@@ -101,6 +108,7 @@ mod backend {
     use std::sync::{Arc, mpsc};
     use std::thread;
 
+    use rustix::fs::FileType;
     use rustix::io::Errno;
     use rustix::process::{Pid, Signal, kill_process};
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
@@ -223,6 +231,17 @@ mod backend {
         Err(io::ErrorKind::Unsupported.into())
     }
 
+    pub(super) fn has_null_input() -> bool {
+        let (Ok(input), Ok(null)) = (
+            rustix::fs::fstat(io::stdin()),
+            rustix::fs::stat("/dev/null"),
+        ) else {
+            return false;
+        };
+        FileType::from_raw_mode(input.st_mode) == FileType::CharacterDevice
+            && input.st_rdev == null.st_rdev
+    }
+
     pub(super) fn signal_exit_code(status: ExitStatus) -> u8 {
         let code = status.signal().and_then(|signal| u8::try_from(signal).ok());
         code.map_or(1, |signal| 128_u8.saturating_add(signal))
@@ -264,6 +283,10 @@ mod backend {
         _handler: impl FnOnce() + Send + 'static,
     ) -> io::Result<()> {
         Err(unsupported("hearing of a child's end"))
+    }
+
+    pub(super) fn has_null_input() -> bool {
+        false
     }
 
     pub(super) fn signal_exit_code(_status: ExitStatus) -> u8 {
