@@ -280,6 +280,12 @@ fn look_once<I: Intake>(entry: &Entry, root: &Root) -> Result<Result<Look<I::Out
     let payload = Payload::open(cx, root, &entry.name)?;
     let tag = if late { None } else { Some(read_tag()?) };
     let metadata = payload.as_ref().map(|payload| payload.metadata);
+    // Before a single byte is read: a sparse file may claim any length.
+    if let (Some(tag), Some(metadata)) = (&tag, &metadata)
+        && let Some(reason) = tag.contradicts(metadata.len)
+    {
+        return Ok(Err(Again::Mismatch(reason, version(Some(metadata), tag))));
+    }
     let taken = match payload.map(I::take).transpose() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Err(Again::Replaced)),
         taken => taken.map_err(|error| Error::io("read", path(), error))?,
@@ -288,11 +294,6 @@ fn look_once<I: Intake>(entry: &Entry, root: &Root) -> Result<Result<Look<I::Out
         Some(tag) => tag,
         None => read_tag()?,
     };
-    let version = (
-        metadata.map(|metadata| (metadata.id, metadata.len, metadata.modified)),
-        tag.bytes.clone(),
-    );
-
     let content = taken.as_ref().map(|(content, _)| *content);
     let outcome = match (&tag.state, content) {
         (TagState::Corrupt(reason), Some(_)) => Err(reason.clone()),
@@ -305,7 +306,10 @@ fn look_once<I: Intake>(entry: &Entry, root: &Root) -> Result<Result<Look<I::Out
     };
     let record = match outcome {
         Ok(record) => record,
-        Err(reason) => return Ok(Err(Again::Mismatch(reason, version))),
+        Err(reason) => {
+            let version = version(metadata.as_ref(), &tag);
+            return Ok(Err(Again::Mismatch(reason, version)));
+        }
     };
     let found = match (record, taken) {
         (None, None) => Found::Missing,
@@ -325,6 +329,13 @@ fn look_once<I: Intake>(entry: &Entry, root: &Root) -> Result<Result<Look<I::Out
         }
     };
     Ok(Ok(Look { found, tag }))
+}
+
+fn version(metadata: Option<&Metadata>, tag: &FoundTag) -> Version {
+    (
+        metadata.map(|metadata| (metadata.id, metadata.len, metadata.modified)),
+        tag.bytes.clone(),
+    )
 }
 
 fn meta(

@@ -159,6 +159,21 @@ impl FoundTag {
         })
     }
 
+    /// Why no payload of this length can be what the tag says, if that is so.
+    pub(crate) fn contradicts(&self, len: u64) -> Option<String> {
+        let may_be = |record: &Record| match record.content {
+            Content::Missing => false,
+            Content::Value { len: expected, .. } => expected == len,
+            Content::Absent { .. } => true,
+        };
+        match &self.state {
+            TagState::None | TagState::Forbidden => None,
+            TagState::Corrupt(reason) => Some(reason.clone()),
+            TagState::Read(tag) => (!may_be(&tag.next) && !may_be(&tag.previous))
+                .then(|| "its length is not what its tag says".to_owned()),
+        }
+    }
+
     pub(crate) fn tag(&self) -> Option<&Tag> {
         match &self.state {
             TagState::Read(tag) => Some(tag),

@@ -261,6 +261,21 @@ fn a_changed_payload_is_corrupt_until_refreshed(ground: &Ground) {
     assert_reads(&entry, b"good again", generation);
 }
 
+fn a_payload_of_an_absurd_length_is_corrupt_without_being_read(ground: &Ground) {
+    let entry = entry(&ground.cache(), "entry");
+    publish(&entry, b"good");
+    let file = ground.dir("").open("entry", Access::Write);
+    // A hole: to read a tebibyte would take minutes, and to hold it more memory than there is.
+    file.and_then(|file| file.set_len(1 << 40))
+        .expect("holes take no space");
+    for error in [
+        entry.read().expect_err("too long"),
+        entry.open().expect_err("too long"),
+    ] {
+        assert!(error.is_corrupt(), "{error}");
+    }
+}
+
 fn a_missing_payload_is_missing(ground: &Ground) {
     let entry = entry(&ground.cache(), "entry");
     assert!(entry.read().expect("no error").is_none(), "no directory");
@@ -1046,6 +1061,7 @@ on_each_platform!(
     a_reader_shares_what_has_not_changed,
     a_file_that_was_there_is_generation_one,
     a_changed_payload_is_corrupt_until_refreshed,
+    a_payload_of_an_absurd_length_is_corrupt_without_being_read,
     a_missing_payload_is_missing,
     known_absent_is_believed,
     another_length_than_announced_is_refused,
