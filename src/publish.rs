@@ -101,12 +101,13 @@ impl From<Error> for Failure {
 
 pub(crate) fn value(mut refresh: Refresh) -> Result<Published, PublishError> {
     let published = publish_value(&mut refresh.parts());
-    finish(refresh, published)
+    let again = refresh.is_usable();
+    finish(refresh, published, again)
 }
 
 pub(crate) fn absent(mut refresh: Refresh, valid_for: Duration) -> Result<Published, PublishError> {
     let published = publish_absent(&mut refresh.parts(), valid_for);
-    finish(refresh, published)
+    finish(refresh, published, true)
 }
 
 pub(crate) fn not_modified(mut refresh: Refresh) -> Result<Published, PublishError> {
@@ -115,17 +116,19 @@ pub(crate) fn not_modified(mut refresh: Refresh) -> Result<Published, PublishErr
         Ok(false) => Err(Error::missing(&refresh.entry().path()).into()),
         Err(error) => Err(error.into()),
     };
-    finish(refresh, published)
+    finish(refresh, published, true)
 }
 
+/// `again`: whether what was written could still be published.
 fn finish(
     refresh: Refresh,
     published: Result<Published, Failure>,
+    again: bool,
 ) -> Result<Published, PublishError> {
     match published {
         Ok(published) => Ok(published),
         Err(Failure { error, published }) => {
-            let hopeless = published.is_some() || error.is_lease_lost();
+            let hopeless = !again || published.is_some() || error.is_lease_lost();
             let error = error.of_key(refresh.entry().key.as_ref());
             Err(PublishError {
                 error,

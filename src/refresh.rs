@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,9 +73,8 @@ impl Refresh {
         {
             return Err(error);
         }
-        let stage = Stage::create(&hold)?;
         Ok(Refresh {
-            stage,
+            stage: Stage::of_payload(&entry, &hold)?,
             entry,
             expected_len: None,
             validators: None,
@@ -180,7 +180,7 @@ impl Refresh {
     /// # Errors
     /// [`LeaseLost`](crate::ErrorKind::LeaseLost), or what the system says.
     pub fn restart(&mut self) -> Result<()> {
-        self.stage = Stage::create(&self.hold)?;
+        self.stage = Stage::of_payload(&self.entry, &self.hold)?;
         Ok(())
     }
 
@@ -218,6 +218,11 @@ impl Refresh {
     /// What the system says when the stage cannot be removed. The lock is released all the same.
     pub fn abandon(mut self) -> Result<()> {
         self.stage.remove()
+    }
+
+    /// Whether what was written can still be published.
+    pub(crate) fn is_usable(&self) -> bool {
+        self.stage.failed.is_none()
     }
 
     /// Whether there is a whole payload that a producer may say is still right.
@@ -260,7 +265,8 @@ pub(crate) struct Parts<'a> {
 }
 
 impl Write for Refresh {
-    /// Takes bytes for the stage. After an error the stage is unusable: see [`Refresh::restart`].
+    /// Takes bytes for the stage. After an error the stage is unusable: see [`Refresh::restart`]. Once a publish was tried,
+    /// nothing can be added either, unless that failed with [`LengthMismatch`](crate::ErrorKind::LengthMismatch).
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.stage.write(bytes).map_err(io::Error::from)?;
         Ok(bytes.len())
@@ -286,6 +292,8 @@ impl fmt::Debug for Refresh {
 pub(crate) struct Stage {
     hold: Arc<Hold>,
     name: String,
+    /// What an error is about that concerns more than this file.
+    target: PathBuf,
     file: Option<Box<dyn File>>,
     /// Not yet given to the file system.
     buffer: Vec<u8>,
@@ -304,6 +312,7 @@ impl Stage {
         Ok(Stage {
             hold: hold.clone(),
             name,
+            target: hold.control.cx.path.clone(),
             file: Some(file),
             buffer: Vec::new(),
             written: 0,
@@ -311,6 +320,12 @@ impl Stage {
             failed: None,
             removed: false,
         })
+    }
+
+    fn of_payload(entry: &Entry, hold: &Arc<Hold>) -> Result<Self> {
+        let mut stage = Self::create(hold)?;
+        stage.target = entry.path();
+        Ok(stage)
     }
 
     pub(crate) fn hold(&self) -> &Arc<Hold> {
@@ -327,6 +342,16 @@ impl Stage {
 
     pub(crate) fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
         self.check_usable()?;
+        if self.file.is_none() {
+            let sealed = io::Error::other(
+                "it is complete since a publish was tried; publish it as it is, or restart the refresh",
+            );
+            return Err(Error::io(
+                "add to",
+                self.hold.control.path(&self.name),
+                sealed,
+            ));
+        }
         while !bytes.is_empty() {
             let room = PIECE - self.buffer.len();
             let (now, later) = bytes.split_at(room.min(bytes.len()));
@@ -423,7 +448,7 @@ impl Stage {
 
     fn check_usable(&self) -> Result<()> {
         match &self.failed {
-            Some(reason) => Err(Error::poisoned(&self.hold.control.cx.path, reason.clone())),
+            Some(reason) => Err(Error::poisoned(&self.target, reason.clone())),
             None => Ok(()),
         }
     }
