@@ -72,6 +72,7 @@ mod refresh;
 mod root;
 mod scratch;
 mod section;
+mod stage;
 mod state;
 mod tag;
 mod text;
