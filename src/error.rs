@@ -59,7 +59,7 @@ pub enum ErrorKind {
     NotDurable,
     /// A value is beyond what the format can hold.
     Limit,
-    /// The refresh cannot go on after an earlier failure; begin again.
+    /// What was written cannot be published after an earlier failure; see [`Refresh::restart`](crate::Refresh::restart).
     Poisoned,
     /// Anything else that the system said.
     Io,
@@ -140,7 +140,7 @@ enum Repr {
     NotDurable { path: PathBuf, source: io::Error },
     #[error("{}: {reason}", path.display())]
     Limit { path: PathBuf, reason: String },
-    #[error("the refresh of {} failed before ({reason}) and cannot go on; begin it again", path.display())]
+    #[error("the refresh of {} failed before ({reason}), so what was written cannot be published; restart it or begin another", path.display())]
     Poisoned { path: PathBuf, reason: String },
     #[error("cannot {action} {}: {source}{}", path.display(), hint(source))]
     Io {

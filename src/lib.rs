@@ -73,6 +73,7 @@ mod refresh;
 mod root;
 mod scratch;
 mod section;
+mod stage;
 mod state;
 mod tag;
 mod text;

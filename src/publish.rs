@@ -23,8 +23,9 @@ use crate::error::{Error, Result, WaitingFor};
 use crate::events::{Event, EventKind};
 use crate::mutation::Mutation;
 use crate::published::{PublishError, Published};
-use crate::refresh::{Parts, Refresh, Stage, syncs_payload};
+use crate::refresh::{Parts, Refresh};
 use crate::root::tag_path;
+use crate::stage::{Stage, syncs_payload};
 use crate::state::{current_record, not_a_payload};
 use crate::tag::{Content, Record, Tag, Validators};
 use crate::wait::Waiter;
@@ -48,27 +49,29 @@ impl From<Error> for Failure {
 }
 
 pub(crate) fn value(refresh: Refresh) -> Result<Published, PublishError> {
-    publish(refresh, |refresh| publish_value(&mut refresh.parts()))
+    let published = |refresh: &mut Refresh| publish_value(&mut refresh.parts());
+    publish(refresh, published, Refresh::is_usable)
 }
 
 pub(crate) fn absent(refresh: Refresh, valid_for: Duration) -> Result<Published, PublishError> {
-    publish(refresh, |refresh| {
-        publish_absent(&mut refresh.parts(), valid_for)
-    })
+    let published = |refresh: &mut Refresh| publish_absent(&mut refresh.parts(), valid_for);
+    publish(refresh, published, |_| true)
 }
 
 pub(crate) fn not_modified(refresh: Refresh) -> Result<Published, PublishError> {
-    publish(refresh, |refresh| match refresh.can_keep()? {
+    let published = |refresh: &mut Refresh| match refresh.can_keep()? {
         true => publish_not_modified(&refresh.parts()),
         false => Err(Error::missing(&refresh.entry().path()).into()),
-    })
+    };
+    publish(refresh, published, |_| true)
 }
 
 /// One publish at a time for each held lock: the record that the payload is must not change between the look at it and the
-/// renames, and threads may share a lock.
+/// renames, and threads may share a lock. `can_again`: whether what was written could still be published after a failure.
 fn publish(
     mut refresh: Refresh,
     publish: impl FnOnce(&mut Refresh) -> Result<Published, Failure>,
+    can_again: impl FnOnce(&Refresh) -> bool,
 ) -> Result<Published, PublishError> {
     let hold = refresh.hold().clone();
     let published = {
@@ -77,17 +80,19 @@ fn publish(
     };
     // Whoever gets the refresh back holds the lock by it alone.
     drop(hold);
-    finish(refresh, published)
+    let again = can_again(&refresh);
+    finish(refresh, published, again)
 }
 
 fn finish(
     refresh: Refresh,
     published: Result<Published, Failure>,
+    again: bool,
 ) -> Result<Published, PublishError> {
     match published {
         Ok(published) => Ok(published),
         Err(Failure { error, published }) => {
-            let hopeless = published.is_some() || error.is_lease_lost();
+            let hopeless = !again || published.is_some() || error.is_lease_lost();
             let error = error.of_key(refresh.entry().key.as_ref());
             Err(PublishError {
                 error,

@@ -5,19 +5,16 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cachelock_platform::{File, Monotonic};
-use xxhash_rust::xxh3::Xxh3Default;
+use cachelock_platform::Monotonic;
 
-use crate::builder::Durability;
 use crate::cache::Entry;
-use crate::control::write_all_at;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::lock::Hold;
 use crate::publish;
 use crate::published::{PublishError, Published};
 use crate::read::Stream;
-use crate::state::PIECE;
-use crate::tag::{Content, Record, Validators, check_validators};
+use crate::stage::Stage;
+use crate::tag::{Record, Validators, check_validators};
 
 /// A refresh under way: whoever has it holds the lock, and what is written to it becomes the entry's next payload with
 /// [`Refresh::publish`].
@@ -73,9 +70,8 @@ impl Refresh {
         {
             return Err(error);
         }
-        let stage = Stage::create(&hold)?;
         Ok(Refresh {
-            stage,
+            stage: Stage::of_payload(&entry, &hold)?,
             entry,
             expected_len: None,
             validators: None,
@@ -181,7 +177,7 @@ impl Refresh {
     /// # Errors
     /// [`LeaseLost`](crate::ErrorKind::LeaseLost), or what the system says.
     pub fn restart(&mut self) -> Result<()> {
-        self.stage = Stage::create(&self.hold)?;
+        self.stage = Stage::of_payload(&self.entry, &self.hold)?;
         Ok(())
     }
 
@@ -219,6 +215,11 @@ impl Refresh {
     /// What the system says when the stage cannot be removed. The lock is released all the same.
     pub fn abandon(mut self) -> Result<()> {
         self.stage.remove()
+    }
+
+    /// Whether what was written can still be published.
+    pub(crate) fn is_usable(&self) -> bool {
+        self.stage.is_usable()
     }
 
     /// Whether there is a whole payload that a producer may say is still right.
@@ -261,7 +262,8 @@ pub(crate) struct Parts<'a> {
 }
 
 impl Write for Refresh {
-    /// Takes bytes for the stage. After an error the stage is unusable: see [`Refresh::restart`].
+    /// Takes bytes for the stage. After an error the stage is unusable: see [`Refresh::restart`]. Once a publish was tried,
+    /// nothing can be added either, unless that failed with [`LengthMismatch`](crate::ErrorKind::LengthMismatch).
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.stage.write(bytes).map_err(io::Error::from)?;
         Ok(bytes.len())
@@ -280,172 +282,4 @@ impl fmt::Debug for Refresh {
             .field("epoch", &self.epoch())
             .finish_non_exhaustive()
     }
-}
-
-/// A file in the control directory that is to be renamed into place. Its first failure is final: what a file system has
-/// dropped after a failed write or sync it may report as written the next time.
-pub(crate) struct Stage {
-    hold: Arc<Hold>,
-    name: String,
-    file: Option<Box<dyn File>>,
-    /// Not yet given to the file system.
-    buffer: Vec<u8>,
-    /// Given to the file system.
-    written: u64,
-    /// Boxed for its size.
-    hasher: Box<Xxh3Default>,
-    failed: Option<String>,
-    removed: bool,
-}
-
-impl Stage {
-    pub(crate) fn create(hold: &Arc<Hold>) -> Result<Self> {
-        hold.refuse_copy()?;
-        let (name, file) = hold.lease.create_stage()?;
-        Ok(Stage {
-            hold: hold.clone(),
-            name,
-            file: Some(file),
-            buffer: Vec::new(),
-            written: 0,
-            hasher: Box::new(Xxh3Default::new()),
-            failed: None,
-            removed: false,
-        })
-    }
-
-    pub(crate) fn hold(&self) -> &Arc<Hold> {
-        &self.hold
-    }
-
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
-    pub(crate) fn len(&self) -> u64 {
-        self.written + self.buffer.len() as u64
-    }
-
-    pub(crate) fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
-        self.check_usable()?;
-        while !bytes.is_empty() {
-            let room = PIECE - self.buffer.len();
-            let (now, later) = bytes.split_at(room.min(bytes.len()));
-            // A large write needs no copy.
-            if self.buffer.is_empty() && now.len() == PIECE {
-                self.write_through(now)?;
-            } else {
-                self.buffer.extend_from_slice(now);
-                if self.buffer.len() == PIECE {
-                    self.flush()?;
-                }
-            }
-            bytes = later;
-        }
-        Ok(())
-    }
-
-    pub(crate) fn flush(&mut self) -> Result<()> {
-        self.check_usable()?;
-        let buffer = std::mem::take(&mut self.buffer);
-        let flushed = if buffer.is_empty() {
-            Ok(())
-        } else {
-            self.write_through(&buffer)
-        };
-        self.buffer = buffer;
-        if flushed.is_ok() {
-            self.buffer.clear();
-        }
-        flushed
-    }
-
-    fn write_through(&mut self, bytes: &[u8]) -> Result<()> {
-        self.hold.refuse_copy()?;
-        let lease = &self.hold.lease;
-        if lease.is_lost() {
-            return Err(lease.lose("it was lost before"));
-        }
-        if self.hold.must_beat() {
-            lease.keep_alive()?;
-        }
-        let Some(file) = &self.file else {
-            return Err(self.fail("write", io::Error::other("the stage is closed")));
-        };
-        match write_all_at(&**file, bytes, self.written) {
-            Ok(()) => {
-                self.hasher.update(bytes);
-                self.written += bytes.len() as u64;
-                Ok(())
-            }
-            // Where files are opened by name for each write, a fenced stage shows here.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(lease.lose("its stage is gone"))
-            }
-            Err(error) => Err(self.fail("write", error)),
-        }
-    }
-
-    /// Everything written, made as durable as asked, closed: ready to be renamed. Does nothing the second time.
-    pub(crate) fn seal(&mut self, sync: bool, mode: Option<u32>) -> Result<Content> {
-        self.hold.refuse_copy()?;
-        if self.file.is_some() {
-            self.flush()?;
-        }
-        self.check_usable()?;
-        if let Some(file) = self.file.take() {
-            let moded = mode.map_or(Ok(()), |mode| file.set_mode(mode));
-            let sealed = moded
-                .and_then(|()| if sync { file.sync() } else { Ok(()) })
-                .and_then(|()| file.close());
-            match sealed {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    return Err(self.hold.lease.lose("its stage is gone"));
-                }
-                Err(error) => return Err(self.fail("finish", error)),
-            }
-        }
-        Ok(Content::Value {
-            len: self.written,
-            hash: self.hasher.digest128(),
-        })
-    }
-
-    /// After the rename: the name is not ours to remove any more.
-    pub(crate) fn renamed(&mut self) {
-        self.removed = true;
-    }
-
-    fn fail(&mut self, action: &'static str, error: io::Error) -> Error {
-        self.failed = Some(error.to_string());
-        Error::io(action, self.hold.control.path(&self.name), error)
-    }
-
-    fn check_usable(&self) -> Result<()> {
-        match &self.failed {
-            Some(reason) => Err(Error::poisoned(&self.hold.control.cx.path, reason.clone())),
-            None => Ok(()),
-        }
-    }
-
-    fn remove(&mut self) -> Result<()> {
-        self.file = None;
-        if std::mem::replace(&mut self.removed, true) || self.hold.is_copy() {
-            return Ok(());
-        }
-        self.hold.control.unlink(&self.name).map(drop)
-    }
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        // What stays behind is fenced by the next holder.
-        let _ = self.remove();
-    }
-}
-
-/// Whether a stage must be synced before it may be renamed.
-pub(crate) fn syncs_payload(durability: Durability) -> bool {
-    durability != Durability::None
 }

@@ -1,7 +1,7 @@
 //! The cache directory as one caller has it open, and the way from it to an entry's payload and tag.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cachelock_platform::{Dir, FileId, Metadata};
@@ -135,7 +135,7 @@ impl Root {
     ) -> Result<Option<Arc<dyn Dir>>> {
         let cached = || self.tags.lock().unwrap_or_else(PoisonError::into_inner);
         let mut path = cx.path.join(CONTROL_DIR);
-        let open = |parent: &dyn Dir, name: &str, path: &std::path::Path| {
+        let open = |parent: &dyn Dir, name: &str, path: &Path| {
             found(parent.open_dir(name)).map_err(|error| dir_error("open", path.into(), error))
         };
         // Its own statement: the guard must be gone before the other arm locks again.
@@ -156,10 +156,10 @@ impl Root {
         path.push(TAGS);
         for folder in name.folders() {
             path.push(folder);
-            let Some(opened) = open(&*dir, folder, &path)? else {
-                return Ok(None);
-            };
-            dir = opened;
+            match found(dir.open_dir(folder)).map_err(|error| tag_error("open", &path, error))? {
+                Some(opened) => dir = opened,
+                None => return Ok(None),
+            }
         }
         Ok(Some(dir))
     }
@@ -179,7 +179,7 @@ impl Root {
             path.push(folder);
             dir = self
                 .enter(cx, &*dir, folder)
-                .map_err(|error| dir_error("create", path.clone(), error))?;
+                .map_err(|error| tag_error("create", &path, error))?;
         }
         Ok(dir)
     }
@@ -206,12 +206,21 @@ fn refuse_cache_in_cache(dir: &dyn Dir, name: &EntryName, folder: &str) -> Resul
     }
 }
 
-fn folder_error(name: &EntryName, path: &std::path::Path, error: io::Error) -> Error {
+fn folder_error(name: &EntryName, path: &Path, error: io::Error) -> Error {
     if error.kind() == io::ErrorKind::NotADirectory {
         let reason = format!("{} is not a folder (an entry, or a link)", path.display());
         return Error::invalid_name(name.as_str(), reason);
     }
     Error::io("open", path, error)
+}
+
+/// Of a folder on the way to a tag.
+fn tag_error(action: &'static str, path: &Path, error: io::Error) -> Error {
+    if error.kind() == io::ErrorKind::NotADirectory {
+        let reason = "is the tag of an entry: what is a folder now was an entry before, and was deleted by hand";
+        return Error::not_a_file(path, reason);
+    }
+    Error::io(action, path, error)
 }
 
 /// The path of an entry's tag, for messages.

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
-use crate::refresh::{Refresh, Stage};
+use crate::refresh::Refresh;
+use crate::stage::Stage;
 
 /// A small file for a producer that is another program, to hand back what is not the payload; see [`Refresh::scratch`].
 #[must_use = "the file is removed when this is dropped"]

@@ -118,7 +118,10 @@ impl FoundTag {
         };
         let no_file = |kind| match kind {
             // Everything else is replaced by a refresh.
-            FileKind::Directory => Err(Error::not_a_file(&path(), "is a directory and so no tag")),
+            FileKind::Directory => Err(Error::not_a_file(
+                &path(),
+                "is a directory and so no tag: what is an entry now was a folder before, and was deleted by hand",
+            )),
             _ => Ok(corrupt("is not an ordinary file").into()),
         };
         let folder = match root.tag_folder(cx, name, anew) {

@@ -202,6 +202,34 @@ fn a_created_cache_is_not_writable_by_others_whatever_the_umask_and_so_usable() 
 }
 
 #[test]
+fn an_entry_that_becomes_a_folder_by_hand_and_back_leaves_a_tag_to_remove() {
+    let place = Place::new();
+    let refresh =
+        |name: &str| place.run(&["refresh", "--cache", "cache", name, "--", "printf", "x"]);
+    let tag = place.cache().join(".cachelock/tags/name");
+    let assert_told = |name: &str| {
+        let out = refresh(name);
+        assert_eq!(code(&out), 74, "{}", stderr(&out));
+        let said = stderr(&out);
+        let what = format!("{} is ", tag.display());
+        assert!(said.contains(&what), "{said}");
+        assert!(said.contains("deleted by hand; remove it"), "{said}");
+    };
+    assert_eq!(code(&refresh("name")), 0);
+    fs::remove_file(place.cache().join("name")).expect("ours");
+    assert_told("name/below");
+    fs::remove_file(&tag).expect("ours");
+    let out = refresh("name/below");
+    assert_eq!(code(&out), 0, "{}", stderr(&out));
+
+    fs::remove_dir_all(place.cache().join("name")).expect("ours");
+    assert_told("name");
+    fs::remove_dir_all(&tag).expect("ours");
+    let out = refresh("name");
+    assert_eq!(code(&out), 0, "{}", stderr(&out));
+}
+
+#[test]
 fn an_unexpected_length_is_74() {
     let place = Place::new();
     place.publish("old");
