@@ -13,11 +13,11 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::io::{IsTerminal as _, Write as _};
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use cachelock::{Produced, Published, Refresh, Validators};
+use cachelock::{Produced, Published, Refresh, Validators, platform};
 
 use crate::args::Producer;
 use crate::command;
@@ -173,25 +173,21 @@ fn from_input(refresh: &mut Refresh, control: &Control) -> Result<(), Failure> {
     }
 }
 
-/// Where there are no threads: nobody else shows that this holder is alive.
+/// Where there are no threads: nobody else shows that this holder is alive, and nobody else ends the wait.
 fn from_input_here(refresh: &mut Refresh) -> Result<(), Failure> {
-    const BEAT_EVERY: Duration = Duration::from_millis(30);
+    const SOON: Duration = Duration::from_secs(1);
 
-    let mut input = std::io::stdin().lock();
     let mut piece = vec![0; PIECE];
-    let mut beaten = Instant::now();
     loop {
-        let read = match input.read(&mut piece) {
-            Ok(0) => return Ok(()),
-            Ok(read) => read,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(Failure::Io("read standard input", error)),
-        };
-        write(refresh, &piece[..read])?;
-        if beaten.elapsed() >= BEAT_EVERY {
-            refresh.heartbeat()?;
-            beaten = Instant::now();
+        let patience = refresh.heartbeat_due().unwrap_or(SOON);
+        let read = platform::input::read(&mut piece, patience)
+            .map_err(|error| Failure::Io("read standard input", error))?;
+        match read {
+            Some(0) => return Ok(()),
+            Some(read) => write(refresh, &piece[..read])?,
+            None => {}
         }
+        refresh.heartbeat()?;
     }
 }
 
