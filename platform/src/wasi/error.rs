@@ -39,6 +39,12 @@ pub(super) fn error(code: ErrorCode) -> io::Error {
         ErrorCode::WouldBlock => Kind::WouldBlock,
         // `ELOOP`: these calls follow no links.
         ErrorCode::Loop => return io::Error::other("a symbolic link, which is not followed here"),
+        // Some hosts have no other word for these.
+        ErrorCode::Io => {
+            return io::Error::other(
+                "the WASI host says \"io\": the disk failed or is full, or its file system is read-only",
+            );
+        }
         other => return io::Error::other(format!("the WASI host says {:?}", other.name())),
     };
     kind.into()
