@@ -175,19 +175,25 @@ fn from_input(refresh: &mut Refresh, control: &Control) -> Result<(), Failure> {
 
 /// Where there are no threads: nobody else shows that this holder is alive, and nobody else ends the wait.
 fn from_input_here(refresh: &mut Refresh) -> Result<(), Failure> {
-    const SOON: Duration = Duration::from_secs(1);
+    /// For how long to wait at most, and at least: a beat that failed is due at once.
+    const LONGEST: Duration = Duration::from_secs(1);
+    const SHORTEST: Duration = Duration::from_millis(25);
 
     let mut piece = vec![0; PIECE];
     loop {
-        let patience = refresh.heartbeat_due().unwrap_or(SOON);
-        let read = platform::input::read(&mut piece, patience)
+        let due = refresh.heartbeat_due().unwrap_or(LONGEST);
+        let read = platform::input::read(&mut piece, due.max(SHORTEST))
             .map_err(|error| Failure::Io("read standard input", error))?;
         match read {
             Some(0) => return Ok(()),
             Some(read) => write(refresh, &piece[..read])?,
             None => {}
         }
-        refresh.heartbeat()?;
+        match refresh.heartbeat() {
+            Err(error) if error.is_lease_lost() => return Err(error.into()),
+            // The disk may be full for a while. It will be tried again; the lease is lost when that takes too long.
+            beaten => drop(beaten),
+        }
     }
 }
 
