@@ -61,8 +61,8 @@ impl AsRef<[u8]> for Snapshot {
     }
 }
 
-/// A payload that was verified and can be read in pieces, with constant memory. It stays this payload, whatever is
-/// published meanwhile.
+/// A payload that was verified and can be read in pieces, with constant memory (in a WASI guest all of it is in memory). It
+/// stays this payload, whatever is published meanwhile.
 pub struct Stream {
     source: Source,
     at: u64,
@@ -72,7 +72,7 @@ pub struct Stream {
 }
 
 enum Source {
-    /// All of it fitted into one piece.
+    /// All of it: it fitted into one piece, or there is no handle that stays on it.
     Memory(Vec<u8>),
     File(Box<dyn File>),
 }
@@ -207,7 +207,8 @@ impl Intake for Source {
     type Output = Stream;
 
     fn take(payload: Payload) -> io::Result<(Content, Self)> {
-        if payload.metadata.len <= PIECE as u64 {
+        // What the name stands for later may be another payload: then memory is the only place where this one stays.
+        if payload.metadata.len <= PIECE as u64 || !payload.file.is_pinned() {
             let bytes = read_whole(&*payload.file, payload.metadata.len)?;
             let content = Content::Value {
                 len: bytes.len() as u64,

@@ -172,6 +172,12 @@ impl Refresh {
         self.hold.check_held()
     }
 
+    /// In how long a [`Refresh::heartbeat`] is due; zero if it is now. `None` where a background task beats.
+    #[must_use]
+    pub fn heartbeat_due(&self) -> Option<Duration> {
+        self.hold.beat_due()
+    }
+
     /// Throws away what was written and starts over, with the lock still held. The way on after a failed write.
     ///
     /// # Errors

@@ -135,11 +135,17 @@ fn name(command: &[OsString]) -> String {
     })
 }
 
+/// Whether COMMAND can be started at all: to be asked before anybody waits for it.
+pub(crate) fn check(command: &[OsString]) -> Result<(), Failure> {
+    process::can_start().map_err(|error| Failure::NotStarted(name(command), error))
+}
+
 /// On the main thread: the child dies with the thread that has started it.
 fn start(words: &[OsString], environment: &Environment, output: Stdio) -> Result<Child, Failure> {
     let Some((program, arguments)) = words.split_first() else {
         return Err(Failure::Usage("no COMMAND is given".to_owned()));
     };
+    check(words)?;
     let mut command = Command::new(program);
     command.args(arguments).stdout(output);
     for name in &environment.remove {

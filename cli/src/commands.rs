@@ -196,6 +196,8 @@ impl Run<'_> {
         let entry = self.entry(&args.place, Access::Write)?;
         if args.producer.command.is_empty() {
             producer::check_input()?;
+        } else {
+            command::check(&args.producer.command)?;
         }
         let mut refresh = entry.refresh().map_err(|error| self.waited(error))?;
         if let Some(len) = args.expect_len {
@@ -237,6 +239,7 @@ impl Run<'_> {
     }
 
     fn lock(&self, dir: &Path, command: &[OsString]) -> Result<u8, Failure> {
+        command::check(command)?;
         let cache = self.open(dir, Access::Write)?;
         let mut lock = cache.lock().map_err(|error| self.waited(error))?;
         let status = command::run(command, self.control, &mut lock)?;

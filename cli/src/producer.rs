@@ -13,11 +13,11 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::io::{IsTerminal as _, Read as _};
+use std::io::IsTerminal as _;
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use cachelock::platform::process;
+use cachelock::platform::{self, process};
 use cachelock::{Produced, Published, Refresh, Validators};
 
 use crate::args::Producer;
@@ -175,24 +175,26 @@ fn from_input(refresh: &mut Refresh, control: &Control) -> Result<(), Failure> {
     }
 }
 
-/// Where there are no threads: nobody else shows that this holder is alive.
+/// Where there are no threads: nobody else shows that this holder is alive, and nobody else ends the wait.
 fn from_input_here(refresh: &mut Refresh) -> Result<(), Failure> {
-    const BEAT_EVERY: Duration = Duration::from_millis(30);
+    /// For how long to wait at most, and at least: a beat that failed is due at once.
+    const LONGEST: Duration = Duration::from_secs(1);
+    const SHORTEST: Duration = Duration::from_millis(25);
 
-    let mut input = std::io::stdin().lock();
     let mut piece = vec![0; PIECE];
-    let mut beaten = Instant::now();
     loop {
-        let read = match input.read(&mut piece) {
-            Ok(0) => return Ok(()),
-            Ok(read) => read,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(Failure::Io("read standard input", error)),
-        };
-        refresh.take(&piece[..read])?;
-        if beaten.elapsed() >= BEAT_EVERY {
-            refresh.heartbeat()?;
-            beaten = Instant::now();
+        let due = refresh.heartbeat_due().unwrap_or(LONGEST);
+        let read = platform::input::read(&mut piece, due.max(SHORTEST))
+            .map_err(|error| Failure::Io("read standard input", error))?;
+        match read {
+            Some(0) => return Ok(()),
+            Some(read) => refresh.take(&piece[..read])?,
+            None => {}
+        }
+        match refresh.heartbeat() {
+            Err(error) if error.is_lease_lost() => return Err(error.into()),
+            // The disk may be full for a while. It will be tried again; the lease is lost when that takes too long.
+            beaten => drop(beaten),
         }
     }
 }

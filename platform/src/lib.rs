@@ -7,6 +7,7 @@
 //! | module | target | what backs it |
 //! | --- | --- | --- |
 //! | `unix` | Linux, macOS, the BSDs | `openat` and its family, `flock` through `fs4`, inotify on Linux |
+//! | `wasi` | WASI preview 2 | the `wasi` crate, below preopened directories |
 //! | [`memory`] | every target | a simulated disk, clock and process table, for tests and for the web target |
 //! | `unsupported` | anything else | a typed error for each call |
 //!
@@ -34,6 +35,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 pub mod folders;
+pub mod input;
 pub mod memory;
 pub mod process;
 
@@ -41,6 +43,9 @@ cfg_if::cfg_if! {
     if #[cfg(unix)] {
         mod unix;
         use unix as backend;
+    } else if #[cfg(all(target_os = "wasi", target_env = "p2"))] {
+        mod wasi;
+        use wasi as backend;
     } else if #[cfg(all(target_family = "wasm", target_os = "unknown"))] {
         use memory as backend;
     } else {
@@ -263,6 +268,13 @@ pub enum Access {
 /// An open file. The handle stays on the same file when that is renamed or unlinked, except in sandboxes, where a
 /// backend may open the file by name for each call; there every call may answer `NotFound`.
 pub trait File: Send + Sync {
+    /// Whether the handle stays on its file, whatever happens to the name. Where it does not, each call answers
+    /// `NotFound` once the name is gone, and [`File::read_at`] also when the name is another file's than at the first
+    /// read. One call never mixes two files.
+    fn is_pinned(&self) -> bool {
+        true
+    }
+
     /// The file's metadata.
     ///
     /// # Errors

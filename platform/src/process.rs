@@ -29,6 +29,14 @@ impl Termination {
     }
 }
 
+/// Whether this target can start programs at all.
+///
+/// # Errors
+/// `Unsupported`, and why.
+pub fn can_start() -> io::Result<()> {
+    backend::can_start()
+}
+
 /// Makes the child that `command` is going to start be killed when this process dies, however it dies.
 ///
 /// On Linux the kernel sends the child `SIGKILL`. Elsewhere this does nothing: the child goes on, and the program says
@@ -115,6 +123,10 @@ mod backend {
     use signal_hook::iterator::Signals;
 
     use super::Termination;
+
+    pub(super) fn can_start() -> io::Result<()> {
+        Ok(())
+    }
 
     #[cfg(any(target_os = "linux", target_os = "android"))]
     #[allow(unsafe_code, reason = "code between fork and exec")]
@@ -260,6 +272,16 @@ mod backend {
             io::ErrorKind::Unsupported,
             format!("{what} is not supported on this target"),
         )
+    }
+
+    pub(super) fn can_start() -> io::Result<()> {
+        if cfg!(target_family = "wasm") {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "a program in WebAssembly cannot start others; give the payload on standard input",
+            ));
+        }
+        Ok(())
     }
 
     pub(super) fn die_with_parent(_command: &mut Command) {}

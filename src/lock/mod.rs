@@ -129,9 +129,19 @@ impl Hold {
         self.cx.platform.monotonic().saturating_sub(self.since)
     }
 
-    /// Whether the holder's own calls must beat, for want of a background task, and a beat is due.
+    /// In how long the holder's own calls must beat; `None` if a background task does.
+    pub(crate) fn beat_due(&self) -> Option<Duration> {
+        let left = || {
+            self.lease
+                .next_beat()
+                .saturating_sub(self.cx.platform.monotonic())
+        };
+        (!self.heartbeat.runs()).then(left)
+    }
+
+    /// Whether the holder's own calls must beat, and a beat is due.
     pub(crate) fn must_beat(&self) -> bool {
-        !self.heartbeat.runs() && self.cx.platform.monotonic() >= self.lease.next_beat()
+        self.beat_due() == Some(Duration::ZERO)
     }
 
     /// Whether this is the copy in a child made by `fork`.

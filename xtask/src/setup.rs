@@ -73,6 +73,21 @@ pub(crate) const NATIVE: &[Need] = &[
     program("make", "make", "what a build starts all at once"),
 ];
 
+/// What the tests of guests need.
+pub(crate) const WASI: &[Need] = &[
+    other("root", Kind::User, "guests without permissions"),
+    program("python3", "python3", "anything, where no wasmtime is named"),
+    program(
+        "pip3",
+        "python3-pip",
+        "anything, where no wasmtime is named",
+    ),
+    program("setpriv", "util-linux", "guests without permissions"),
+    program("unshare", "util-linux", "read-only file systems"),
+    program("mount", "mount", "read-only file systems"),
+    other("the right to mount", Kind::Mounts, "read-only file systems"),
+];
+
 /// What the tests have to do without, one line each.
 pub(crate) type Missing = Vec<String>;
 

@@ -1,13 +1,13 @@
 //! `cargo xtask test`: for each target the steps, in the order in which they are cheap to fail.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::setup::{self, Missing, Need};
-use crate::{Failure, tidy};
+use crate::{Failure, tidy, wasi};
 
 /// A target that the tests are run on.
 pub(crate) struct Target {
@@ -16,7 +16,7 @@ pub(crate) struct Target {
 }
 
 /// All that can be tested so far.
-pub(crate) const TARGETS: &[Target] = &[NATIVE];
+pub(crate) const TARGETS: &[Target] = &[NATIVE, WASI];
 
 pub(crate) const NATIVE: Target = Target {
     name: "native",
@@ -38,19 +38,32 @@ pub(crate) const NATIVE: Target = Target {
     ],
 };
 
+/// Guests, alone and beside natives.
+const WASI: Target = Target {
+    name: "wasi",
+    steps: &[
+        Step::Setup(setup::WASI),
+        Step::Wasi("build-wasi", |root| wasi::build(root, wasi::Source::Any)),
+        Step::Wasi("conformance of a guest", wasi::conformance),
+        Step::Wasi("guests beside natives", wasi::processes),
+    ],
+};
+
 enum Step {
     Setup(&'static [Need]),
     /// Cargo's arguments and environment.
     Cargo(&'static str, &'static [(&'static str, &'static str)]),
     Tidy,
+    /// A step for guests, and its name.
+    Wasi(&'static str, fn(&Path) -> Result<Report, Failure>),
 }
 
 /// What a step that succeeded has to report.
 #[derive(Default)]
-struct Report {
+pub(crate) struct Report {
     /// How many tests passed.
-    tests: u64,
-    missing: Missing,
+    pub(crate) tests: u64,
+    pub(crate) missing: Missing,
 }
 
 impl Step {
@@ -65,6 +78,7 @@ impl Step {
                 format!("{variables}cargo {arguments}")
             }
             Step::Tidy => "tidy".to_owned(),
+            Step::Wasi(name, _) => (*name).to_owned(),
         }
     }
 
@@ -73,6 +87,7 @@ impl Step {
             Step::Setup(needs) => setup::run(needs).map(|missing| Report { tests: 0, missing }),
             Step::Cargo(arguments, variables) => cargo(root, arguments, variables),
             Step::Tidy => tidy::run(root).map(|()| Report::default()),
+            Step::Wasi(_, run) => run(root),
         }
     }
 }
@@ -121,14 +136,18 @@ fn seconds(duration: Duration) -> String {
 }
 
 /// Runs cargo with this process's own error stream; what it prints is passed on as it comes.
-fn cargo(root: &Path, arguments: &str, variables: &[(&str, &str)]) -> Result<Report, Failure> {
+pub(crate) fn cargo(
+    root: &Path,
+    arguments: &str,
+    variables: &[(&str, impl AsRef<OsStr>)],
+) -> Result<Report, Failure> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let child = Command::new(cargo)
         .args(arguments.split(' '))
         .current_dir(root)
         // Tests compare what programs write to stderr.
         .env_remove("RUST_BACKTRACE")
-        .envs(variables.iter().copied())
+        .envs(variables.iter().map(|(name, value)| (name, value)))
         .stdout(Stdio::piped())
         .spawn();
     let mut child = child.map_err(|error| {

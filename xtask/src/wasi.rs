@@ -1,0 +1,185 @@
+//! `cargo xtask build-wasi` and the steps of `cargo xtask test wasi`: what is built for WASI guests, and what runs it.
+//!
+//! Everything that is fetched or made for that is under `target/wasi/`; the installed toolchain gets a target from
+//! `rustup` at most.
+//!
+//! | path below `target/wasi/` | what |
+//! | --- | --- |
+//! | `cachelock.wasm` | the program, as it is to be handed out |
+//! | `cachelock.cwasm` | the same, compiled for this machine, so that each of many runs starts at once |
+//! | `scratch` | the directory that tests inside of a guest are granted |
+//! | `debian`, `std`, `sysroot` | see [`sysroot`] |
+//! | `wasmtime` | see [`wasmtime`] |
+
+mod sysroot;
+mod wasmtime;
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::Failure;
+use crate::suite::{Report, cargo};
+
+pub(crate) use sysroot::Source;
+
+const TARGET: &str = "wasm32-wasip2";
+const RUSTFLAGS: &str = "CARGO_TARGET_WASM32_WASIP2_RUSTFLAGS";
+const RUNNER: &str = "CARGO_TARGET_WASM32_WASIP2_RUNNER";
+
+type Variables = Vec<(&'static str, OsString)>;
+
+/// Builds the program for guests, and says where it is.
+pub(crate) fn build(root: &Path, source: Source) -> Result<Report, Failure> {
+    let variables = toolchain(root, source)?;
+    let arguments = ["build", "-p", "cachelock-cli", "--profile", "guest"];
+    let arguments = [&arguments[..], &["--target", TARGET]].concat();
+    cargo(root, &arguments.join(" "), &variables)?;
+    let built = target_dir(root).join(TARGET).join("guest");
+    let program = folder(root).join("cachelock.wasm");
+    said(replace(&built.join("cachelock.wasm"), &program))?;
+    let len = fs::metadata(&program).map_or(0, |metadata| metadata.len());
+    println!("wasi: {} ({} KB)", program.display(), len / 1000);
+    Ok(Report::default())
+}
+
+/// The conformance suite as a guest.
+pub(crate) fn conformance(root: &Path) -> Result<Report, Failure> {
+    let mut variables = toolchain(root, Source::Any)?;
+    let wasmtime = said(wasmtime::find(&folder(root)))?;
+    let scratch = folder(root).join("scratch");
+    said(fs::create_dir_all(&scratch).map_err(|error| cannot("create", &scratch, &error)))?;
+    let mut runner = words([wasmtime.as_os_str(), "run".as_ref(), "--dir".as_ref()])?;
+    runner.push(" ");
+    runner.push(scratch);
+    runner.push("::/scratch");
+    variables.push((RUNNER, runner));
+    let arguments = "test -p cachelock --test conformance --target wasm32-wasip2";
+    some_tests(cargo(root, arguments, &variables)?)
+}
+
+/// Native tests that run the program as a guest.
+pub(crate) fn processes(root: &Path) -> Result<Report, Failure> {
+    let wasmtime = said(wasmtime::find(&folder(root)))?;
+    let program = folder(root).join("cachelock.wasm");
+    let compiled = folder(root).join("cachelock.cwasm");
+    let mut compile = Command::new(&wasmtime);
+    compile
+        .arg("compile")
+        .arg(&program)
+        .arg("-o")
+        .arg(&compiled);
+    said(output(&mut compile))?;
+    let variables = [
+        ("CACHELOCK_TEST_WASMTIME", wasmtime.into_os_string()),
+        ("CACHELOCK_TEST_GUEST", compiled.into_os_string()),
+    ];
+    let arguments = "test -p cachelock-cli --features wasi-tests --test wasi";
+    some_tests(cargo(root, arguments, &variables)?)
+}
+
+/// A run that executes no test has shown nothing.
+fn some_tests(report: Report) -> Result<Report, Failure> {
+    if report.tests > 0 {
+        return Ok(report);
+    }
+    println!("wasi: no test was executed");
+    Err(Failure::Step)
+}
+
+/// What cargo needs in its environment to build for guests.
+fn toolchain(root: &Path, source: Source) -> Result<Variables, Failure> {
+    let mut variables = Variables::new();
+    if let Some(sysroot) = said(sysroot::find(&folder(root), source))? {
+        let mut flags = OsString::from("--sysroot=");
+        flags.push(words([sysroot.as_os_str()])?);
+        variables.push((RUSTFLAGS, flags));
+    }
+    Ok(variables)
+}
+
+/// `words` as one text, in which cargo separates them at blanks and knows no quotes.
+fn words<const N: usize>(words: [&OsStr; N]) -> Result<OsString, Failure> {
+    for word in words {
+        if word.as_encoded_bytes().contains(&b' ') {
+            println!(
+                "wasi: {word:?} has a blank in it, and cargo takes no such path; move this checkout"
+            );
+            return Err(Failure::Step);
+        }
+    }
+    Ok(words.join(OsStr::new(" ")))
+}
+
+/// Where all of this is.
+fn folder(root: &Path) -> PathBuf {
+    root.join("target").join("wasi")
+}
+
+/// Where cargo builds.
+fn target_dir(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir))
+}
+
+/// Says what went wrong.
+fn said<T>(result: Result<T, String>) -> Result<T, Failure> {
+    result.map_err(|reason| {
+        println!("wasi: {reason}");
+        Failure::Step
+    })
+}
+
+fn cannot(what: &str, path: &Path, error: &std::io::Error) -> String {
+    format!("cannot {what} {}: {error}", path.display())
+}
+
+/// What `command` prints. An error has what it complained of.
+fn output(command: &mut Command) -> Result<String, String> {
+    let out = command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("{:?} cannot be started: {error}", command.get_program()))?;
+    if !out.status.success() {
+        let complaint = String::from_utf8_lossy(&out.stderr);
+        return Err(format!(
+            "{command:?} ended with {}:\n{}",
+            out.status,
+            complaint.trim_end()
+        ));
+    }
+    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+}
+
+/// Whoever runs the old `to` meanwhile keeps it.
+fn replace(from: &Path, to: &Path) -> Result<(), String> {
+    let parent = to.parent().unwrap_or(to);
+    let new = to.with_extension("new");
+    fs::create_dir_all(parent).map_err(|error| cannot("create", parent, &error))?;
+    fs::copy(from, &new).map_err(|error| cannot("copy", from, &error))?;
+    fs::rename(&new, to).map_err(|error| cannot("replace", to, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_executes_no_test_is_a_failure() {
+        let ran = |tests| {
+            some_tests(Report {
+                tests,
+                ..Report::default()
+            })
+        };
+        assert!(ran(0).is_err(), "nothing was shown");
+        assert!(ran(1).is_ok_and(|report| report.tests == 1));
+    }
+
+    #[test]
+    fn what_cargo_would_split_is_refused() {
+        assert!(words(["a".as_ref(), "b c".as_ref()]).is_err());
+        let joined = words(["a".as_ref(), "b".as_ref()]);
+        assert!(joined.is_ok_and(|joined| joined == "a b"));
+    }
+}
