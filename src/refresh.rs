@@ -156,13 +156,9 @@ impl Refresh {
     /// # Errors
     /// [`LeaseLost`](crate::ErrorKind::LeaseLost), or what the system says.
     pub fn heartbeat(&self) -> Result<()> {
-        self.hold.refuse_copy()?;
-        let lease = &self.hold.lease;
-        if lease.is_lost() {
-            return Err(lease.lose("it was lost before"));
-        }
+        self.hold.check_known()?;
         if self.hold.must_beat() {
-            lease.beat()
+            self.hold.lease.beat()
         } else {
             Ok(())
         }
@@ -361,11 +357,8 @@ impl Stage {
     }
 
     fn write_through(&mut self, bytes: &[u8]) -> Result<()> {
-        self.hold.refuse_copy()?;
+        self.hold.check_known()?;
         let lease = &self.hold.lease;
-        if lease.is_lost() {
-            return Err(lease.lose("it was lost before"));
-        }
         if self.hold.must_beat() {
             lease.keep_alive()?;
         }
