@@ -152,13 +152,9 @@ impl Refresh {
     /// # Errors
     /// [`LeaseLost`](crate::ErrorKind::LeaseLost), or what the system says.
     pub fn heartbeat(&self) -> Result<()> {
-        self.hold.refuse_copy()?;
-        let lease = &self.hold.lease;
-        if lease.is_lost() {
-            return Err(lease.lose("it was lost before"));
-        }
+        self.hold.check_known()?;
         if self.hold.must_beat() {
-            lease.beat()
+            self.hold.lease.beat()
         } else {
             Ok(())
         }

@@ -118,11 +118,8 @@ impl Stage {
     }
 
     fn write_through(&mut self, bytes: &[u8]) -> Result<()> {
-        self.hold.refuse_copy()?;
+        self.hold.check_known()?;
         let lease = &self.hold.lease;
-        if lease.is_lost() {
-            return Err(lease.lose("it was lost before"));
-        }
         if self.hold.must_beat() {
             lease.keep_alive()?;
         }
