@@ -1,4 +1,5 @@
-//! What a cache promises, once for each platform: on the real one in a real directory, and in the memory of a live world.
+//! What a cache promises, once for each platform: on the real one in a real directory, and in the memory of a live world,
+//! for natives and for guests.
 //!
 //! It also runs as a WASI guest, all but the claims that take threads: `cargo xtask test wasi`.
 
@@ -49,6 +50,18 @@ impl Ground {
             other: world.process("other"),
             path: "/cache".into(),
             gated: true,
+            _dir: None,
+        }
+    }
+
+    /// Simulated guests, whose handles are names.
+    fn guest() -> Self {
+        let world = cachelock::platform::memory::World::live();
+        Ground {
+            platform: world.guest("guest"),
+            other: world.guest("other"),
+            path: "/cache".into(),
+            gated: false,
             _dir: None,
         }
     }
@@ -1062,6 +1075,7 @@ fn a_name_is_refused_or_is_exactly_its_file(ground: &Ground) {
 macro_rules! on_each_platform {
     (alone: $($alone:ident),+; with threads: $($threaded:ident),+ $(,)?) => {
         on_each_platform!(memory, not(target_os = "wasi"); $($alone),+; $($threaded),+);
+        on_each_platform!(guest, not(target_os = "wasi"); $($alone),+; $($threaded),+);
         on_each_platform!(native, any(unix, target_os = "wasi"); $($alone),+; $($threaded),+);
     };
     ($platform:ident, $there:meta; $($alone:ident),+; $($threaded:ident),+) => {

@@ -44,7 +44,7 @@ pub(crate) fn build(root: &Path, source: Source) -> Result<Report, Failure> {
     Ok(Report::default())
 }
 
-/// The conformance suite as a guest.
+/// The conformance suite, and what the backend owes beyond it, in a guest.
 pub(crate) fn conformance(root: &Path) -> Result<Report, Failure> {
     let mut variables = toolchain(root, Source::Any)?;
     let wasmtime = said(wasmtime::find(&folder(root)))?;
@@ -55,8 +55,11 @@ pub(crate) fn conformance(root: &Path) -> Result<Report, Failure> {
     runner.push(scratch);
     runner.push("::/scratch");
     variables.push((RUNNER, runner));
-    let arguments = "test -p cachelock --test conformance --target wasm32-wasip2";
-    some_tests(cargo(root, arguments, &variables)?)
+    let arguments =
+        "test -p cachelock-platform -p cachelock --test wasi --test conformance --no-fail-fast";
+    // A panic ends a guest before anything that was captured is shown.
+    let arguments = format!("{arguments} --target {TARGET} -- --nocapture");
+    some_tests(cargo(root, &arguments, &variables)?)
 }
 
 /// Native tests that run the program as a guest.

@@ -81,6 +81,25 @@ fn a_directory_that_was_not_granted_is_named_with_what_would_grant_it() {
 }
 
 #[test]
+fn what_is_no_file_in_an_entrys_place_is_said_and_never_waited_for() {
+    let ground = Ground::new();
+    let mut fifo = Command::new("mkfifo");
+    let make_fifo = fifo.arg(ground.entry());
+    assert!(make_fifo.status().expect("mkfifo runs").success());
+    let says_so = |words: &[&str]| {
+        let ran = finish(&mut ground.guest(words), "payload");
+        assert_eq!(error_of(&ran), "not-a-file", "{ran}");
+    };
+    says_so(&["read", "FILE", "--json"]);
+    says_so(&["refresh", "FILE", "--json"]);
+    fs::remove_file(ground.entry()).expect("it is there");
+    std::os::unix::fs::symlink("/etc/passwd", ground.entry()).expect("it is new");
+    says_so(&["read", "FILE", "--json"]);
+    says_so(&["refresh", "FILE", "--json"]);
+    ground.assert_clean();
+}
+
+#[test]
 fn a_guest_without_permission_to_write_reads_and_says_that_it_cannot_refresh() {
     let powerless = ["setpriv", "--inh-caps", "-all", "--bounding-set", "-all"];
     assert_reads_and_does_not_refresh(&powerless, "permission", |ground| {

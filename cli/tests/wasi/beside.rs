@@ -98,7 +98,7 @@ fn a_native_that_stood_still_is_overtaken_by_a_guest_and_publishes_nothing() {
     let ground = Ground::new();
     let words = ["refresh", "FILE", "--json", "--lease", "500ms"];
     let mut native = Running::start(ground.native(&words).stdin(Stdio::piped()));
-    crate::eventually("the native holds", || !ground.holder().is_null());
+    crate::eventually("the native holds", || ground.is_held());
     signal(&native, Signal::STOP);
     let ran = finish(&mut ground.guest(&["refresh", "FILE", "--json"]), "guest's");
     assert_eq!(generation_of(&ran), 1, "{ran}");

@@ -84,7 +84,7 @@ impl DirHandle {
             &self.context,
             state,
             ino,
-            (&self.path, name),
+            (self.ino, &self.path, name),
             access,
         ))
     }

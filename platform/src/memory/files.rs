@@ -28,13 +28,15 @@ pub(super) fn metadata(context: &Context, disk: &Disk, ino: Ino) -> Metadata {
 
 pub(super) struct FileHandle {
     context: Context,
+    /// The file that was opened. What a guest works on is asked of [`FileHandle::file`].
     ino: Ino,
     handle: u64,
+    folder: Ino,
     dir: Arc<str>,
     name: String,
     writes: bool,
     locked: AtomicBool,
-    _pin: Arc<()>,
+    _pins: [Arc<()>; 2],
 }
 
 impl FileHandle {
@@ -42,18 +44,19 @@ impl FileHandle {
         context: &Context,
         state: &mut State,
         ino: Ino,
-        (dir, name): (&Arc<str>, &str),
+        (folder, dir, name): (Ino, &Arc<str>, &str),
         access: Access,
     ) -> Self {
         Self {
             context: context.clone(),
             ino,
             handle: state.new_handle(),
+            folder,
             dir: dir.clone(),
             name: name.to_owned(),
             writes: access != Access::Read,
             locked: AtomicBool::new(false),
-            _pin: state.disk.get(ino).pin.clone(),
+            _pins: [ino, folder].map(|ino| state.disk.get(ino).pin.clone()),
         }
     }
 
@@ -68,9 +71,31 @@ impl FileHandle {
         )
     }
 
-    /// Begins a call that changes the file.
-    fn begin_change(&self, op: Op) -> io::Result<Step<'_>> {
+    /// The file that a call works on. A guest opens by name for each, and does not go on reading in another file.
+    fn file(&self, disk: &Disk) -> io::Result<Ino> {
+        if !self.context.info.guest {
+            return Ok(self.ino);
+        }
+        let ino = disk.lookup(self.folder, &self.name)?;
+        if self.writes || ino == self.ino {
+            Ok(ino)
+        } else {
+            Err(error(ErrorKind::NotFound, "it was replaced"))
+        }
+    }
+
+    /// Begins a call on the file.
+    fn begin_on_file(&self, op: Op) -> io::Result<(Step<'_>, Ino)> {
         let step = self.begin(op)?;
+        match self.file(&step.state.disk) {
+            Ok(ino) => Ok((step, ino)),
+            Err(error) => Err(step.end::<()>(Err(error)).expect_err("just made")),
+        }
+    }
+
+    /// Begins a call that changes the file.
+    fn begin_change(&self, op: Op) -> io::Result<(Step<'_>, Ino)> {
+        let (step, ino) = self.begin_on_file(op)?;
         let allowed = match self.writes {
             true => step.state.disk.writable(),
             false => Err(error(
@@ -79,7 +104,7 @@ impl FileHandle {
             )),
         };
         match allowed {
-            Ok(()) => Ok(step),
+            Ok(()) => Ok((step, ino)),
             Err(error) => Err(step.end::<()>(Err(error)).expect_err("just made")),
         }
     }
@@ -115,14 +140,18 @@ impl FileHandle {
 }
 
 impl File for FileHandle {
+    fn is_pinned(&self) -> bool {
+        !self.context.info.guest
+    }
+
     fn metadata(&self) -> io::Result<Metadata> {
-        let step = self.begin(Op::Metadata)?;
-        let found = metadata(&self.context, &step.state.disk, self.ino);
+        let (step, ino) = self.begin_on_file(Op::Metadata)?;
+        let found = metadata(&self.context, &step.state.disk, ino);
         step.end(Ok(found))
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let step = self.begin(Op::Read)?;
+        let (step, ino) = self.begin_on_file(Op::Read)?;
         // One read of a WASI guest returns at most 64 KiB.
         let limit = step.max_io.min(if self.context.info.guest {
             1 << 16
@@ -130,30 +159,31 @@ impl File for FileHandle {
             usize::MAX
         });
         let len = buf.len().min(limit);
-        let count = step.state.disk.read(self.ino, &mut buf[..len], offset);
+        let count = step.state.disk.read(ino, &mut buf[..len], offset);
         step.end(count)
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
-        let mut step = self.begin_change(Op::Write)?;
+        let (mut step, ino) = self.begin_change(Op::Write)?;
         let now = step.state.clock.wall();
         let bytes = &buf[..buf.len().min(step.max_io)];
-        let count = step.state.disk.write(self.ino, bytes, offset, now);
+        let count = step.state.disk.write(ino, bytes, offset, now);
         step.end(count)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let mut step = self.begin_change(Op::SetLen)?;
+        let (mut step, ino) = self.begin_change(Op::SetLen)?;
         let now = step.state.clock.wall();
-        let done = step.state.disk.set_len(self.ino, len, now);
+        let done = step.state.disk.set_len(ino, len, now);
         step.end(done)
     }
 
     fn sync(&self) -> io::Result<()> {
         match self.begin(Op::SyncFile) {
             Ok(mut step) => {
-                step.state.disk.sync_file(self.ino);
-                step.end(Ok(()))
+                let synced = self.file(&step.state.disk);
+                let synced = synced.map(|ino| step.state.disk.sync_file(ino));
+                step.end(synced)
             }
             Err(error) => {
                 if !self.context.info.is_dead() {
@@ -178,9 +208,9 @@ impl File for FileHandle {
     }
 
     fn touch(&self) -> io::Result<()> {
-        let mut step = self.begin_change(Op::Touch)?;
+        let (mut step, ino) = self.begin_change(Op::Touch)?;
         let now = step.state.clock.wall();
-        step.state.disk.get_mut(self.ino).modified = now;
+        step.state.disk.get_mut(ino).modified = now;
         step.end(Ok(()))
     }
 
