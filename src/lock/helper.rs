@@ -17,11 +17,13 @@
 //! # A kept thread
 //!
 //! The thread is started for the first wait and stays for the next ones. From the release to the client there are two
-//! wake-ups then, where blocking in the lock oneself takes one, and between them one short mutex. A thread that is started for
-//! each wait and ends after it takes longer where the releaser runs on another processor (measured once: 78 us, against 44 for
-//! a kept one and 33 for a `flock`). While it is [`Idle`](State::Idle) it sleeps and does nothing. After [`IDLE`] it ends: a process that
-//! waited once should not keep a thread for each cache for ever. Until then it keeps the state of its cache in this process
-//! ([`LocalCache`]) alive, and so itself findable, even if nobody has the cache open.
+//! wake-ups then, where blocking in the lock oneself takes one, and between them one short mutex. A thread that is started
+//! for each wait and ends after it takes longer where the releaser runs on another processor (measured once: 78 us, against
+//! 44 for a kept one and 33 for a `flock`).
+//!
+//! While it is [`Idle`](State::Idle) it sleeps and does nothing. After [`IDLE`] it ends: a process that waited once should
+//! not keep a thread for each cache for ever. Until then it keeps the state of its cache in this process ([`LocalCache`])
+//! alive, and so itself findable, even if nobody has the cache open.
 //!
 //! # What can happen between two lines
 //!
