@@ -16,7 +16,28 @@ Exit codes:
 Durations:
   A bare number is seconds; units are ms, s, m, h, d, w.";
 
-pub(crate) const GET: &str = "\
+/// What `get` and `refresh` have to say about COMMAND. A macro, for `concat!` takes no constants.
+macro_rules! producing {
+    () => {
+        "\
+Conditional requests:
+  COMMAND finds what was kept about the old payload in variables such
+  as CACHELOCK_VALIDATOR_ETAG, and leaves lines such as etag=... for the
+  next time in the file $CACHELOCK_VALIDATORS. It answers 104 if the
+  payload of $CACHELOCK_FILE is still right and, with --absent-for, 66
+  if there is no such thing.
+
+Environment:
+  The CACHELOCK_ variables stand for options that are not given;
+  `cachelock help` lists them. COMMAND inherits them, so they also count
+  for a cachelock that it runs.
+
+"
+    };
+}
+
+pub(crate) const GET: &str = concat!(
+    "\
 Where the payload comes from:
   With COMMAND: from its standard output. COMMAND has this program's
   standard input, standard error, working directory and environment. It
@@ -31,25 +52,18 @@ Where the payload comes from:
   that writes to it fails, so where that matters give the program as
   COMMAND. `-- true` makes an empty payload.
 
-Conditional requests:
-  COMMAND finds what was kept about the old payload in variables such
-  as CACHELOCK_VALIDATOR_ETAG, and leaves lines such as etag=... for the
-  next time in the file $CACHELOCK_VALIDATORS. It answers 104 if the
-  payload of $CACHELOCK_FILE is still right and, with --absent-for, 66
-  if there is no such thing.
-
-Environment:
-  The CACHELOCK_ variables stand for options that are not given;
-  `cachelock help` lists them. COMMAND inherits them, so they also count
-  for a cachelock that it runs.
-
+",
+    producing!(),
+    "\
 Examples:
   cachelock get ~/.cache/tool/index.json --fresh-for 1h -- fetch-index
   cachelock get index.json --fresh-for 1h --stale-for 1d \\
     --error-for 7d -- fetch-index
-  cachelock get --path --cache ~/.cache/tool index.json -- fetch-index";
+  cachelock get --path --cache ~/.cache/tool index.json -- fetch-index"
+);
 
-pub(crate) const REFRESH: &str = "\
+pub(crate) const REFRESH: &str = concat!(
+    "\
 Where the payload comes from:
   With COMMAND: from its standard output. COMMAND has this program's
   standard input, standard error, working directory and environment. If
@@ -62,21 +76,13 @@ Where the payload comes from:
   give the program as COMMAND, or say how long the payload is with
   --expect-len. `-- true` makes an empty payload.
 
-Conditional requests:
-  COMMAND finds what was kept about the old payload in variables such
-  as CACHELOCK_VALIDATOR_ETAG, and leaves lines such as etag=... for the
-  next time in the file $CACHELOCK_VALIDATORS. It answers 104 if the
-  payload of $CACHELOCK_FILE is still right and, with --absent-for, 66
-  if there is no such thing.
-
-Environment:
-  The CACHELOCK_ variables stand for options that are not given;
-  `cachelock help` lists them. COMMAND inherits them, so they also count
-  for a cachelock that it runs.
-
+",
+    producing!(),
+    "\
 Examples:
   cachelock refresh ~/.cache/tool/index.json -- fetch-index
-  fetch-index | cachelock refresh ~/.cache/tool/index.json";
+  fetch-index | cachelock refresh ~/.cache/tool/index.json"
+);
 
 pub(crate) const COMPLETIONS: &str = "\
 Examples:
