@@ -196,12 +196,7 @@ impl Entry {
             None => match self.cache.acquire(How::Wait, &mut look) {
                 Ok(acquired) => acquired,
                 Err(error) if error.is_cancelled() => return Err(error),
-                Err(error) => {
-                    return match self.stale_if_error(policy, &error) {
-                        Some(stream) => Ok(Begun::Stale(stream, Some(error))),
-                        None => Err(error),
-                    };
-                }
+                Err(error) => return self.begin_stale(policy, error),
             },
         };
         match (acquired, satisfied.into_inner()) {
@@ -214,13 +209,24 @@ impl Entry {
                 });
                 Ok(begun)
             }
-            (Acquired::Held(hold), _) => {
-                let refresh = Refresh::begin(self.clone(), hold)?;
-                Ok(Begun::Refresh(refresh.with_previous(previous.into_inner())))
-            }
+            (Acquired::Held(hold), _) => match Refresh::begin(self.clone(), hold) {
+                Ok(refresh) => {
+                    let previous = previous.into_inner();
+                    Ok(Begun::Refresh(refresh.with_previous(previous)))
+                }
+                Err(error) => self.begin_stale(policy, error),
+            },
             (Acquired::Satisfied { .. }, None) => {
                 unreachable!("acquire is satisfied only by the look above")
             }
+        }
+    }
+
+    /// No refresh can be had: an older payload, or the error.
+    fn begin_stale(&self, policy: &Policy, error: Error) -> Result<Begun> {
+        match self.stale_if_error(policy, &error) {
+            Some(stream) => Ok(Begun::Stale(stream, Some(error))),
+            None => Err(error),
         }
     }
 
@@ -242,24 +248,19 @@ impl Entry {
         Ok(Err(Begun::Stale(stream, Some(error))))
     }
 
-    /// After a refresh has failed: the payload that is there, if it is fresh or `policy` lets it be served all the same. `why`
-    /// is told to observers, with the event `served_stale`.
+    /// After a refresh has failed: the payload that is there, if it is fresh (it was to be refreshed early, or somebody else
+    /// has done it) or `policy` lets it be served all the same. Then `why` is told to observers, with the event
+    /// `served_stale`.
     pub fn stale_if_error(&self, policy: &Policy, why: &dyn fmt::Display) -> Option<Stream> {
-        if !policy.serves_on_error() {
-            return None;
-        }
         // The error that led here says more than another one now.
         let Ok(Found::Value(stream)) = self.look() else {
             return None;
         };
-        let usable = match self.freshness(policy, stream.meta()) {
-            Freshness::Fresh | Freshness::Early => true,
-            Freshness::Stale { if_error, .. } => if_error,
-        };
-        if !usable {
-            return None;
+        match self.freshness(policy, stream.meta()) {
+            Freshness::Fresh | Freshness::Early => {}
+            Freshness::Stale { if_error: true, .. } => self.say_stale(Some(&why.to_string())),
+            Freshness::Stale { .. } => return None,
         }
-        self.say_stale(Some(&why.to_string()));
         Some(stream)
     }
 

@@ -128,11 +128,6 @@ impl Policy {
             if_error: over < self.error_for,
         }
     }
-
-    /// Whether an old payload may stand in for a failed refresh at all.
-    pub(crate) fn serves_on_error(&self) -> bool {
-        !self.error_for.is_zero()
-    }
 }
 
 #[cfg(test)]

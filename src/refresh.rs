@@ -55,8 +55,6 @@ pub struct Refresh {
     began: Monotonic,
     /// What a look under the lock has found, until somebody takes it.
     previous: Option<Box<Stream>>,
-    /// Whether there is a whole payload that a producer may say is still right.
-    has_previous: bool,
     /// What the entry was before the lock was had; for a mutation only.
     pub(crate) early: Option<Record>,
     hold: Arc<Hold>,
@@ -77,14 +75,12 @@ impl Refresh {
             validators: None,
             began: hold.control.cx.platform.monotonic(),
             previous: None,
-            has_previous: false,
             early: None,
             hold,
         })
     }
 
     pub(crate) fn with_previous(mut self, previous: Option<Stream>) -> Self {
-        self.has_previous = previous.is_some();
         self.previous = previous.map(Box::new);
         self
     }
@@ -102,7 +98,6 @@ impl Refresh {
             Err(error) if error.is_corrupt() => None,
             opened => opened?,
         };
-        self.has_previous = previous.is_some();
         Ok(previous)
     }
 
@@ -224,12 +219,12 @@ impl Refresh {
         self.stage.is_usable()
     }
 
-    /// Whether there is a whole payload that a producer may say is still right.
+    /// Whether there is a whole payload that a producer may say is still right. Looks now: what there was when the producer
+    /// began may have been removed or damaged by somebody who asks nobody.
     pub(crate) fn can_keep(&mut self) -> Result<bool> {
-        if !self.has_previous {
-            self.previous = self.previous()?.map(Box::new);
-        }
-        Ok(self.has_previous)
+        self.previous = None;
+        self.previous = self.previous()?.map(Box::new);
+        Ok(self.previous.is_some())
     }
 
     pub(crate) fn parts(&mut self) -> Parts<'_> {

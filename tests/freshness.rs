@@ -5,7 +5,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cachelock::platform::memory::{Process, World};
+use cachelock::platform::memory::{Call, Fault, Op, Process, World};
 use cachelock::platform::{Access, Dir, Platform};
 use cachelock::{
     Begun, Cache, CancelToken, Entry, ErrorKind, Event, EventKind, GetError, Policy, Produced,
@@ -404,6 +404,65 @@ fn nothing_or_something_corrupt_cannot_be_kept() {
         let error = scene.entry.read().expect_err("still corrupt");
         assert!(error.is_corrupt(), "{error}");
     }
+}
+
+#[test]
+fn what_somebody_removed_or_damaged_since_the_producer_looked_cannot_be_kept() {
+    for damage in [None, Some(&b"other"[..]), Some(b"as long")] {
+        let scene = Scene::new();
+        publish(&scene.other, b"a whole");
+        let mut refresh = scene.entry.refresh().unwrap();
+        assert!(refresh.previous().unwrap().is_some());
+        let dir = scene.dir();
+        dir.unlink("entry").unwrap();
+        if let Some(damage) = damage {
+            let file = dir.open("entry", Access::CreateNew(0o644)).unwrap();
+            file.write_at(damage, 0).unwrap();
+        }
+        let failed = refresh.publish_not_modified();
+        let error = failed.expect_err("it is not what it was").error;
+        assert_eq!(error.kind(), ErrorKind::Missing, "{damage:?}: {error}");
+    }
+}
+
+#[test]
+fn a_fresh_payload_is_returned_although_its_early_refresh_failed() {
+    let scene = Scene::new();
+    let mut slow = scene.other.refresh().unwrap();
+    slow.write_all(b"fresh").unwrap();
+    std::thread::sleep(Duration::from_millis(2));
+    slow.publish().unwrap();
+    scene.world.step_wall(3500);
+    let eager = Policy::fresh_for(HOUR).early(1e12);
+    let mut asked = false;
+    let answer = scene.entry.get_or_refresh(&eager, |_| {
+        asked = true;
+        Err::<(), _>("down")
+    });
+    assert_eq!(answer.unwrap().as_deref(), Some(&b"fresh"[..]));
+    assert!(asked, "it was drawn to refresh early");
+    assert!(
+        scene.told(EventKind::ServedStale).is_empty(),
+        "it is not stale"
+    );
+}
+
+#[test]
+fn a_refresh_that_cannot_even_begin_has_failed() {
+    let scene = Scene::stale();
+    let full = Fault::Error(std::io::ErrorKind::StorageFull);
+    let stages = |call: &Call| call.is(Op::CreateNew, "stage-");
+    scene.world.inject(stages, full, usize::MAX);
+    let error = scene
+        .entry
+        .begin(&Policy::fresh_for(HOUR))
+        .expect_err("no stage");
+    assert_eq!(error.kind(), ErrorKind::StorageFull);
+    let lenient = Policy::fresh_for(HOUR).error_for(HOUR);
+    assert_eq!(
+        stale_bytes(scene.entry.begin(&lenient).unwrap()),
+        (b"old".to_vec(), Some(ErrorKind::StorageFull))
+    );
 }
 
 #[test]

@@ -6,7 +6,7 @@ mod status;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use cachelock::platform::process;
 use cachelock::{Begun, Cache, Entry, ErrorKind, Produced, Published, Refresh, Timeout};
@@ -26,6 +26,8 @@ const LONG: Duration = Duration::from_secs(3600);
 pub(crate) fn run(args: &Args, control: &Arc<Control>) -> Result<u8, Failure> {
     let run = || -> Result<Run<'_>, Failure> {
         let settings = config::settings(args.flags())?;
+        // Not before: a configuration that cannot be read to its end must not keep signals from ending this.
+        control.listen();
         Ok(Run { settings, control })
     };
     match &args.command {
@@ -225,7 +227,7 @@ impl Run<'_> {
         self.control.idle()?;
         let stream = match entry.open()? {
             Some(stream) => stream,
-            None if entry.known_absent_until()?.is_some() => {
+            None if is_absent(entry.known_absent_until()?) => {
                 return Err(Failure::Absent(entry.path()));
             }
             None => return Err(Failure::Missing(entry.path())),
@@ -295,4 +297,9 @@ impl Run<'_> {
         }
         Ok(exit::OK)
     }
+}
+
+/// Whether that is still believed.
+fn is_absent(until: Option<SystemTime>) -> bool {
+    until.is_some_and(|until| until > SystemTime::now())
 }

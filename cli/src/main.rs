@@ -29,7 +29,6 @@ fn main() -> ExitCode {
     };
     start_tracing(args.tracing());
     let control = Control::new();
-    control.listen();
     let code = match commands::run(&args, &control) {
         Ok(code) => code,
         Err(failure) => {
@@ -75,10 +74,11 @@ fn start_tracing(verbose: u8) {
     use tracing_subscriber::EnvFilter;
 
     let filter = match (std::env::var("CACHELOCK_LOG"), verbose) {
-        (Ok(filter), _) => filter,
-        (Err(_), 0) => return,
-        (Err(_), 1) => "cachelock=debug".to_owned(),
-        (Err(_), _) => "trace".to_owned(),
+        // Set to nothing counts as not set, as everywhere.
+        (Ok(filter), _) if !filter.is_empty() => filter,
+        (_, 0) => return,
+        (_, 1) => "cachelock=debug".to_owned(),
+        (_, _) => "trace".to_owned(),
     };
     let started = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter))

@@ -18,7 +18,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use cachelock::platform::{self, process};
-use cachelock::{Produced, Published, Refresh, Validators};
+use cachelock::{ErrorKind, Produced, Published, Refresh, Validators};
 
 use crate::args::Producer;
 use crate::command::{self, CHECK_EVERY, Checks, Work as _};
@@ -40,6 +40,10 @@ pub(crate) fn run(
     control: &Control,
 ) -> Result<(Produced, Published), Failure> {
     let mut validators: Validators = producer.validators.iter().cloned().collect();
+    if !validators.is_empty() {
+        // What does not fit is said before anything is produced.
+        refresh.set_validators(validators.clone())?;
+    }
     let produced = if producer.command.is_empty() {
         check_input()?;
         from_input(&mut refresh, control)?;
@@ -100,12 +104,26 @@ fn from_command(
     let produced = match failure {
         None => Produced::New,
         Some(failure) => match (failure.command_code(), producer.absent_for) {
-            (Some(exit::NOT_MODIFIED), _) if previous.is_some() => Produced::NotModified,
+            (Some(exit::NOT_MODIFIED), _) if let Some(previous) = &previous => {
+                // What was kept about the payload is still right, too, but for what is said anew.
+                let said = std::mem::replace(validators, previous.meta().validators.clone());
+                validators.extend(said);
+                Produced::NotModified
+            }
             (Some(exit::MISSING), Some(absent_for)) => Produced::Absent(absent_for),
             _ => return Err(failure),
         },
     };
-    parse(&scratch.read(VALIDATORS_MAX)?, validators)?;
+    let left = scratch
+        .read(VALIDATORS_MAX)
+        .map_err(|error| match error.kind() {
+            ErrorKind::Limit => {
+                Failure::Validators(format!("has more than {VALIDATORS_MAX} bytes"))
+            }
+            ErrorKind::NotAFile => Failure::Validators("is no ordinary file any more".to_owned()),
+            _ => error.into(),
+        })?;
+    parse(&left, validators)?;
     Ok(produced)
 }
 

@@ -204,6 +204,25 @@ fn a_script_asks_whether_anything_has_changed() {
 }
 
 #[test]
+fn what_was_kept_stays_with_a_payload_that_was_not_modified() {
+    let place = Place::new();
+    let script = r#"
+        if [ -n "$CACHELOCK_VALIDATOR_ETAG" ]; then echo seen=again > "$CACHELOCK_VALIDATORS"; exit 104; fi
+        echo etag=v1 > "$CACHELOCK_VALIDATORS"; echo seen=once >> "$CACHELOCK_VALIDATORS"; printf payload"#;
+    for _ in 0..3 {
+        let options = ["--fresh-for", "0", "--validator", "source=me"];
+        assert_prints(&get(&place, &options, script), "payload");
+    }
+    let status = json(&stdout(&place.run(&["status", "FILE", "--json"])));
+    let kept = serde_json::json!({ "etag": "v1", "seen": "again", "source": "me" });
+    assert_eq!(status["entry"]["validators"], kept);
+    assert_eq!(
+        status["generation"], 1,
+        "one payload, asked for three times"
+    );
+}
+
+#[test]
 fn not_modified_needs_something_that_was_not_modified() {
     let place = Place::new();
     let out = get(&place, &[], "exit 104");

@@ -308,6 +308,20 @@ impl Lease {
         self.mark_released()
     }
 
+    /// For a lost holder that is about to give the gate back: what an operator has left for those who wait for that (see
+    /// [`Lease::release_in_place`]) has served its purpose. The head has reached that claim, so it may go.
+    pub(crate) fn remove_mark(&self) {
+        let mark = |head| {
+            let name = control::claim(head);
+            let bytes = self.control.read(&name, RECORD_READ).ok()??;
+            let claim = Claim::decode(&bytes).ok()?;
+            (claim.released && claim.kind == Kind::Bypass).then_some(name)
+        };
+        if let Some(name) = self.control.head().ok().and_then(mark) {
+            let _ = self.control.unlink(&name);
+        }
+    }
+
     fn mark_released(&self) -> Result<()> {
         let claim = self
             .claim

@@ -183,6 +183,9 @@ impl Hold {
         } else {
             self.lease.release()
         };
+        if self.gate.is_some() && self.lease.is_lost() {
+            self.lease.remove_mark();
+        }
         self.gate = None;
         self.place = None;
         released
