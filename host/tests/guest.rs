@@ -6,14 +6,20 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use cachelock::{Cache, Timeout};
 use cachelock_host::{Caches, Limits};
 use tempfile::TempDir;
+use wasmtime::component::Component;
 use wasmtime_wasi::WasiCtx;
 
-use support::{Guest, STEPS, assert_lines};
+use support::{ENGINE, Guest, assert_lines, built};
+
+static STEPS: LazyLock<Component> = LazyLock::new(|| {
+    Component::from_file(&ENGINE, built("steps-guest.wasm")).expect("the guest is a component")
+});
 
 /// A guest with the cache `dir`, which it calls `c`.
 #[track_caller]

@@ -10,6 +10,7 @@
 //! | `publish`, `keep`, `absent=VALID_FOR`, `abandon` | the ends of a refresh |
 //! | `drop` | drops the newest refresh |
 //! | `read=ENTRY` | prints generation and payload, or its length if that is long |
+//! | `await=ENTRY` | waits until somebody has published it |
 //! | `trap` | ends as a guest with a bug does |
 
 use cachelock_example_guest::bytes;
@@ -63,6 +64,12 @@ impl Guest {
                 Some(snapshot) => text(&snapshot),
                 None => Ok("none".into()),
             },
+            "await" => {
+                while self.cache().read(name)?.is_none() {
+                    std::thread::sleep(std::time::Duration::from_millis(5));
+                }
+                Ok(String::new())
+            }
             "drop" => {
                 self.refreshes.pop().expect("a refresh");
                 Ok(String::new())
