@@ -270,6 +270,36 @@ fn a_guest_waits_no_longer_than_its_host_lets_it() {
 }
 
 #[test]
+fn the_greatest_numbers_do_a_host_no_harm() {
+    let dir = scratch();
+    let most = u64::MAX;
+    let guest = run(
+        dir.path(),
+        Limits::default(),
+        &format!(
+            "open=c,{most} begin=e,{most} expect={most} write=x publish absent={most} begin=e,0 \
+             begin=f,{most} write=x publish begin=f,{most}"
+        ),
+    );
+    assert_lines(
+        &guest,
+        &[
+            "ok",
+            "ok refresh",
+            "ok",
+            "ok",
+            "LengthMismatch",
+            "ok 1 0",
+            "ok absent",
+            "ok refresh",
+            "ok",
+            "ok 1 1",
+            "ok fresh 1 x",
+        ],
+    );
+}
+
+#[test]
 fn a_host_can_cancel_the_waits_of_a_guest() {
     let dir = scratch();
     let _held = native(dir.path()).lock().expect("free");
