@@ -13,8 +13,9 @@ const HELP: &str = "\
 Tasks of this repository
 
 Usage: cargo xtask test [TARGET]   everything that must hold before a merge, stopping at the first failure
-       cargo xtask build-wasi      the program for WASI guests, at target/wasi/cachelock.wasm (--own-std: with a standard
-                                   library from Debian's packages, as where rustup cannot download one)
+       cargo xtask build-wasi      the program for WASI guests and the component, at target/wasi/cachelock.wasm and
+                                   cachelock-component.wasm (--own-std: with a standard library from Debian's packages, as
+                                   where rustup cannot download one)
        cargo xtask setup           only what tests need of the machine: what is missing is installed or said
        cargo xtask tidy            only the rules of the sources that no compiler checks
        cargo xtask help            this text

@@ -46,6 +46,7 @@ const WASI: Target = Target {
         Step::Wasi("build-wasi", |root| wasi::build(root, wasi::Source::Any)),
         Step::Wasi("conformance of a guest", wasi::conformance),
         Step::Wasi("guests beside natives", wasi::processes),
+        Step::Wasi("the interface, on leases and on a host", wasi::interface),
     ],
 };
 

@@ -6,7 +6,8 @@
 //! | path below `target/wasi/` | what |
 //! | --- | --- |
 //! | `cachelock.wasm` | the program, as it is to be handed out |
-//! | `cachelock.cwasm` | the same, compiled for this machine, so that each of many runs starts at once |
+//! | `cachelock-component.wasm` | the component that exports the interface, as it is to be handed out |
+//! | `cachelock.cwasm` | the program, compiled for this machine, so that each of many runs starts at once |
 //! | `scratch` | the directory that tests inside of a guest are granted |
 //! | `debian`, `std`, `sysroot` | see [`sysroot`] |
 //! | `wasmtime` | see [`wasmtime`] |
@@ -30,18 +31,38 @@ const RUNNER: &str = "CARGO_TARGET_WASM32_WASIP2_RUNNER";
 
 type Variables = Vec<(&'static str, OsString)>;
 
-/// Builds the program for guests, and says where it is.
+/// What is handed out: the package, what cargo calls what it builds, and what we call it.
+const HANDED_OUT: [(&str, &str, &str); 2] = [
+    ("cachelock-cli", "cachelock.wasm", "cachelock.wasm"),
+    (
+        "cachelock-component",
+        "cachelock_component.wasm",
+        "cachelock-component.wasm",
+    ),
+];
+
+/// Builds what is for guests, and says where it is.
 pub(crate) fn build(root: &Path, source: Source) -> Result<Report, Failure> {
     let variables = toolchain(root, source)?;
-    let arguments = ["build", "-p", "cachelock-cli", "--profile", "guest"];
-    let arguments = [&arguments[..], &["--target", TARGET]].concat();
-    cargo(root, &arguments.join(" "), &variables)?;
-    let built = target_dir(root).join(TARGET).join("guest");
-    let program = folder(root).join("cachelock.wasm");
-    said(replace(&built.join("cachelock.wasm"), &program))?;
-    let len = fs::metadata(&program).map_or(0, |metadata| metadata.len());
-    println!("wasi: {} ({} KB)", program.display(), len / 1000);
+    // One by one: cargo would give the features that one of them asks for to both.
+    for (package, file, name) in HANDED_OUT {
+        build_package(root, package, &variables)?;
+        let to = folder(root).join(name);
+        said(replace(&built(root).join(file), &to))?;
+        let len = fs::metadata(&to).map_or(0, |metadata| metadata.len());
+        println!("wasi: {} ({} KB)", to.display(), len / 1000);
+    }
     Ok(Report::default())
+}
+
+fn build_package(root: &Path, package: &str, variables: &Variables) -> Result<(), Failure> {
+    let arguments = format!("build -p {package} --profile guest --target {TARGET}");
+    cargo(root, &arguments, variables).map(drop)
+}
+
+/// Where cargo leaves what it builds for guests.
+fn built(root: &Path) -> PathBuf {
+    target_dir(root).join(TARGET).join("guest")
 }
 
 /// The conformance suite, and what the backend owes beyond it, in a guest.
@@ -79,6 +100,15 @@ pub(crate) fn processes(root: &Path) -> Result<Report, Failure> {
         ("CACHELOCK_TEST_GUEST", compiled.into_os_string()),
     ];
     let arguments = "test -p cachelock-cli --features wasi-tests --test wasi";
+    some_tests(cargo(root, arguments, &variables)?)
+}
+
+/// A guest that imports the interface, on the component and on a host that implements it.
+pub(crate) fn interface(root: &Path) -> Result<Report, Failure> {
+    let guest = "cachelock-example-guest";
+    build_package(root, guest, &toolchain(root, Source::Any)?)?;
+    let variables = [("CACHELOCK_TEST_GUESTS", built(root))];
+    let arguments = "test -p cachelock-host --features wasi-tests";
     some_tests(cargo(root, arguments, &variables)?)
 }
 

@@ -1,0 +1,135 @@
+//! From the library's words to those of `wit/`, and back.
+
+use std::fmt::Display;
+use std::io;
+use std::time::{Duration, SystemTime};
+
+use cachelock::{Durability, ErrorKind, Meta, Policy, Timeout, Verification};
+use wasmtime::component::ResourceTableError;
+
+use crate::Grant;
+use crate::bindings::cachelock::cache::store as wit;
+
+/// Why a call does not return what the guest asked for.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The guest is told.
+    Error(wit::Error),
+    /// The guest did what it cannot do by any rules, and is stopped.
+    Trap(wasmtime::Error),
+}
+
+impl From<wit::Error> for Failure {
+    fn from(error: wit::Error) -> Self {
+        Failure::Error(error)
+    }
+}
+
+impl From<ResourceTableError> for Failure {
+    fn from(error: ResourceTableError) -> Self {
+        match error {
+            ResourceTableError::Full => {
+                wit::Error::Limit("too much is open; drop some of it".into()).into()
+            }
+            error => Failure::Trap(error.into()),
+        }
+    }
+}
+
+/// Which errors happened in which cache: a guest is not told the host's paths.
+impl Grant {
+    pub(crate) fn error(&self, error: &cachelock::Error) -> wit::Error {
+        self.said(error.kind(), error)
+    }
+
+    /// What `std`'s traits return: the library's error as they carry it, or the system's.
+    pub(crate) fn io_error(&self, error: io::Error) -> wit::Error {
+        match error.downcast::<cachelock::Error>() {
+            Ok(ours) => self.error(&ours),
+            Err(other) => self.said(ErrorKind::Io, &other),
+        }
+    }
+
+    fn said(&self, kind: ErrorKind, text: &dyn Display) -> wit::Error {
+        let dir = self.dir.display().to_string();
+        let text = text.to_string().replace(&dir, &self.name);
+        match kind {
+            ErrorKind::Timeout => wit::Error::Timeout(text),
+            ErrorKind::Cancelled => wit::Error::Cancelled(text),
+            ErrorKind::LeaseLost => wit::Error::LeaseLost(text),
+            ErrorKind::Corrupt => wit::Error::Corrupt(text),
+            ErrorKind::Missing => wit::Error::Missing(text),
+            ErrorKind::InvalidName => wit::Error::InvalidName(text),
+            ErrorKind::NoLock => wit::Error::NoLock(text),
+            ErrorKind::Untrusted => wit::Error::Untrusted(text),
+            ErrorKind::NotAFile => wit::Error::NotAFile(text),
+            ErrorKind::Permission => wit::Error::Permission(text),
+            ErrorKind::StorageFull => wit::Error::StorageFull(text),
+            ErrorKind::LengthMismatch => wit::Error::LengthMismatch(text),
+            ErrorKind::NotDurable => wit::Error::NotDurable(text),
+            ErrorKind::Limit => wit::Error::Limit(text),
+            ErrorKind::Poisoned => wit::Error::Poisoned(text),
+            // Kinds that are newer than this interface, too.
+            _ => wit::Error::Io(text),
+        }
+    }
+}
+
+/// A refresh is used that was published or abandoned.
+pub(crate) fn ended() -> wit::Error {
+    wit::Error::Poisoned("the refresh has ended; begin it again".into())
+}
+
+pub(crate) fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+pub(crate) fn as_millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+pub(crate) fn timeout(timeout: u64) -> Timeout {
+    match timeout {
+        u64::MAX => Timeout::Infinite,
+        timeout => millis(timeout).into(),
+    }
+}
+
+pub(crate) fn durability(durability: wit::Durability) -> Durability {
+    match durability {
+        wit::Durability::None => Durability::None,
+        wit::Durability::Data => Durability::Data,
+        wit::Durability::Full => Durability::Full,
+    }
+}
+
+pub(crate) fn policy(policy: wit::Policy) -> Policy {
+    let fresh_for = policy.fresh_for.map(millis);
+    let window = |window: Option<u64>| millis(window.unwrap_or(0));
+    fresh_for
+        .map_or_else(Policy::any_age, Policy::fresh_for)
+        .stale_for(window(policy.stale_for))
+        .error_for(window(policy.error_for))
+}
+
+pub(crate) fn metadata(meta: &Meta) -> wit::Metadata {
+    wit::Metadata {
+        length: meta.len,
+        hash: format!("{:032x}", meta.hash),
+        generation: meta.generation,
+        written: since_1970(meta.written),
+        checked: since_1970(meta.checked),
+        validators: meta.validators.clone().into_iter().collect(),
+        verification: match meta.verification {
+            Verification::Verified => wit::Verification::Verified,
+            Verification::Untagged => wit::Verification::Untagged,
+            _ => wit::Verification::Unverified,
+        },
+    }
+}
+
+/// Times before that are 0.
+fn since_1970(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, as_millis)
+}

@@ -1,0 +1,274 @@
+//! The component on leases: the guest of `guest.rs`, joined with it, does the same without a host that knows of cachelock.
+
+mod support;
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use cachelock::{Cache, Entry, Timeout};
+use cachelock_host::{Caches, Limits};
+use tempfile::TempDir;
+use wac_graph::types::Package;
+use wac_graph::{CompositionGraph, EncodeOptions, plug};
+use wasmtime::component::Component;
+use wasmtime_wasi::{FsPerms, WasiCtx};
+
+use support::{ENGINE, Guest, assert_lines, built};
+
+/// The guest, with its import plugged into what the component exports.
+static JOINED: LazyLock<Component> = LazyLock::new(|| {
+    let mut graph = CompositionGraph::new();
+    let mut register = |name: &str, file| {
+        let bytes = fs::read(built(file)).expect("readable");
+        let package =
+            Package::from_bytes(name, None, bytes, graph.types_mut()).expect("a component");
+        graph.register_package(package).expect("each is there once")
+    };
+    let guest = register("guest", "steps-guest.wasm");
+    let provider = register("provider", "cachelock_component.wasm");
+    plug(&mut graph, vec![provider], guest).expect("the component exports what the guest imports");
+    let bytes = graph
+        .encode(EncodeOptions::default())
+        .expect("it can be encoded");
+    Component::from_binary(&ENGINE, &bytes).expect("it is a component again")
+});
+
+/// A guest that finds `dir` at `/d`, and whose host grants it no cache.
+#[track_caller]
+fn run_with(dir: &Path, perms: FsPerms, steps: &str) -> Guest {
+    let mut wasi = WasiCtx::builder();
+    wasi.preopened_dir(dir, "/d", perms)
+        .expect("the directory is there");
+    support::run(&JOINED, Caches::new(Limits::default()), &mut wasi, steps)
+}
+
+#[track_caller]
+fn run(dir: &Path, steps: &str) -> Guest {
+    run_with(dir, FsPerms::ReadWrite, steps)
+}
+
+fn scratch() -> TempDir {
+    tempfile::tempdir().expect("a directory for this test")
+}
+
+fn native(dir: &Path, timeout: impl Into<Timeout>) -> Cache {
+    Cache::builder(dir)
+        .timeout(timeout)
+        .open()
+        .expect("opening touches nothing")
+}
+
+#[track_caller]
+fn publish(entry: &Entry, text: &str) {
+    let mut refresh = entry.refresh().expect("the lock");
+    refresh.write_all(text.as_bytes()).expect("written");
+    refresh.publish().expect("published");
+}
+
+#[test]
+fn a_guest_publishes_what_natives_read_and_reads_what_natives_publish() {
+    let dir = scratch();
+    let guest = run(
+        dir.path(),
+        "open=/d/c read=e begin=e,0 etag=v1 write=hello write=-you expect=9 beat publish read=e begin=e,100000",
+    );
+    assert_lines(
+        &guest,
+        &[
+            "ok",
+            "ok none",
+            "ok refresh",
+            "ok",
+            "ok",
+            "ok",
+            "ok",
+            "ok",
+            "ok 1 9",
+            "ok 1 hello-you",
+            "ok fresh 1 hello-you",
+        ],
+    );
+    let cache = native(&dir.path().join("c"), Timeout::TryOnce);
+    let entry = cache.entry("e").expect("a name");
+    let snapshot = entry.read().expect("readable").expect("published");
+    assert_eq!(&snapshot[..], b"hello-you");
+    assert_eq!(snapshot.meta().validators["etag"], "v1");
+
+    publish(&entry, &"n".repeat(300_000));
+    assert_lines(
+        &run(dir.path(), "open=/d/c read=e"),
+        &["ok", "ok 2 300000 bytes"],
+    );
+}
+
+#[test]
+fn a_producer_in_a_guest_may_answer_not_modified_or_absent() {
+    let dir = scratch();
+    let guest = run(
+        dir.path(),
+        "open=/d begin=e,0 etag=v1 write=x publish begin=e,0 previous keep \
+         begin=e,0 absent=60000 begin=e read=e begin=f keep abandon keep",
+    );
+    assert_lines(
+        &guest,
+        &[
+            "ok",
+            "ok refresh",
+            "ok",
+            "ok",
+            "ok 1 1",
+            "ok refresh",
+            "ok Some([(\"etag\", \"v1\")])",
+            "ok 1 1",
+            "ok refresh",
+            "ok 2 0",
+            "ok absent",
+            "ok none",
+            "ok refresh",
+            "Missing",
+            "ok",
+            "Poisoned",
+        ],
+    );
+}
+
+#[test]
+fn a_dropped_abandoned_or_published_refresh_releases_at_once() {
+    let dir = scratch();
+    let guest = run(
+        dir.path(),
+        "open=/d,0 begin=e write=x begin=e drop begin=e write=y abandon begin=e \
+         expect=3 write=four publish restart write=two publish publish read=e",
+    );
+    assert_lines(
+        &guest,
+        &[
+            "ok",
+            "ok refresh",
+            "ok",
+            "Timeout",
+            "ok",
+            "ok refresh",
+            "ok",
+            "ok",
+            "ok refresh",
+            "ok",
+            "ok",
+            "LengthMismatch",
+            "ok",
+            "ok",
+            "ok 1 3",
+            "Poisoned",
+            "ok 1 two",
+        ],
+    );
+    let locked = native(dir.path(), Timeout::TryOnce).lock();
+    assert!(
+        locked.is_ok(),
+        "the guest holds nothing any more: {:?}",
+        locked.err()
+    );
+}
+
+#[test]
+fn errors_have_their_cases() {
+    let dir = scratch();
+    fs::create_dir(dir.path().join("folder")).expect("created");
+    let held = native(dir.path(), Timeout::TryOnce).lock().expect("free");
+    let guest = run(
+        dir.path(),
+        "open=/d,0 begin=e read=../x begin=/d/x read=folder open=/elsewhere begin=e",
+    );
+    assert_lines(
+        &guest,
+        &[
+            "ok",
+            "Timeout",
+            "InvalidName",
+            "InvalidName",
+            "NotAFile",
+            "ok",
+            "Permission",
+        ],
+    );
+    drop(held);
+    assert_lines(&run(dir.path(), "open=/d,0 begin=e"), &["ok", "ok refresh"]);
+}
+
+#[test]
+fn a_guest_with_a_read_only_directory_reads_and_is_told_why_it_cannot_refresh() {
+    let dir = scratch();
+    publish(
+        &native(dir.path(), Timeout::TryOnce)
+            .entry("e")
+            .expect("a name"),
+        "text",
+    );
+    let guest = run_with(dir.path(), FsPerms::ReadOnly, "open=/d read=e begin=e,0");
+    assert_lines(&guest, &["ok", "ok 1 text", "Permission"]);
+}
+
+#[test]
+fn a_guest_that_was_overtaken_cannot_publish() {
+    let dir = scratch();
+    let [a, b] = ["a", "b"].map(|name| native(&dir.path().join(name), Timeout::DEFAULT));
+    let overtaken = a.entry("e").expect("a name");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let ready = b.entry("ready").expect("a name");
+            let began = Instant::now();
+            while ready.read().expect("readable").is_none() {
+                assert!(
+                    began.elapsed() < Duration::from_secs(60),
+                    "the guest does not begin"
+                );
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            // Waits for the lease of the guest, which stands still.
+            publish(&overtaken, "newer");
+            publish(&b.entry("go").expect("a name"), "");
+        });
+        let guest = run(
+            dir.path(),
+            "open=/d/a begin=e write=old open=/d/b begin=ready publish drop await=go publish beat",
+        );
+        let lines = [
+            "ok",
+            "ok refresh",
+            "ok",
+            "ok",
+            "ok refresh",
+            "ok 1 0",
+            "ok",
+            "ok",
+            "LeaseLost",
+            "Poisoned",
+        ];
+        assert_lines(&guest, &lines);
+    });
+    let snapshot = overtaken.read().expect("readable").expect("published");
+    assert_eq!(
+        &snapshot[..],
+        b"newer",
+        "what the overtaken guest wrote is nowhere"
+    );
+}
+
+#[test]
+fn a_guest_that_traps_holds_others_up_for_its_lease_at_most() {
+    let dir = scratch();
+    let guest = run(dir.path(), "open=/d begin=e write=half trap");
+    assert!(guest.trapped, "a panic is a trap");
+    let entry = native(dir.path(), Timeout::DEFAULT)
+        .entry("e")
+        .expect("a name");
+    publish(&entry, "whole");
+    let snapshot = entry.read().expect("readable").expect("published");
+    assert_eq!(
+        (&snapshot[..], snapshot.meta().generation),
+        (&b"whole"[..], Some(1))
+    );
+}
