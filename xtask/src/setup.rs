@@ -57,7 +57,6 @@ pub(crate) const NATIVE: &[Need] = &[
         "too few descriptors, threads, bytes",
     ),
     program("unshare", "util-linux", "file systems of all kinds"),
-    program("prlimit", "util-linux", "processes that may have little"),
     program("mount", "mount", "file systems of all kinds"),
     other(
         "the right to mount",
