@@ -76,7 +76,6 @@ impl Gate {
     fn employ(
         &self,
         platform: &Arc<dyn Platform>,
-        local: &Arc<LocalCache>,
         lock: Lock,
         event: &Arc<dyn Event>,
     ) -> io::Result<Client> {
@@ -85,7 +84,7 @@ impl Gate {
         let employed = helper.and_then(|helper| helper.employ(&lock, event));
         let client = match employed {
             Some(client) => client,
-            None => Helper::start(platform, local, lock, event)?,
+            None => Helper::start(platform, lock, event)?,
         };
         *self.helper() = Some(client.helper().clone());
         Ok(client)
@@ -99,7 +98,7 @@ impl Gate {
 /// Takes the gate, within the waiter's budget. `observation` is what the caller has seen of the lease meanwhile, so that a
 /// claim that stood still before the gate need not do so again after it.
 pub(crate) fn acquire(
-    local: &Arc<LocalCache>,
+    local: &LocalCache,
     control: &Control,
     waiter: &mut Waiter<'_>,
     observation: &mut Observation,
@@ -119,7 +118,7 @@ pub(crate) fn acquire(
                 }
                 Ok(false) => local
                     .gate
-                    .employ(platform, local, Lock { file, id }, waiter.event())
+                    .employ(platform, Lock { file, id }, waiter.event())
                     .map_err(|error| {
                         Error::io("start a thread that waits for", control.path(GATE), error)
                     })?,

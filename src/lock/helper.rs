@@ -22,8 +22,8 @@
 //! 44 for a kept one and 33 for a `flock`).
 //!
 //! While it is [`Idle`](State::Idle) it sleeps and does nothing. After [`IDLE`] it ends: a process that waited once should
-//! not keep a thread for each cache for ever. Until then it keeps the state of its cache in this process ([`LocalCache`])
-//! alive, and so itself findable, even if nobody has the cache open.
+//! not keep a thread for each cache for ever. Whoever waits next finds it through the process's state of the cache, which
+//! lasts as long as the process.
 //!
 //! # What can happen between two lines
 //!
@@ -40,8 +40,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cachelock_platform::{Event, File, FileId, Platform};
-
-use super::local::LocalCache;
 
 /// For how long the thread stays without work.
 const IDLE: Duration = Duration::from_secs(10);
@@ -80,7 +78,6 @@ impl Helper {
     /// Starts a thread that waits for `lock` on behalf of `client`, which it wakes when it has an answer.
     pub(super) fn start(
         platform: &Arc<dyn Platform>,
-        local: &Arc<LocalCache>,
         lock: Lock,
         client: &Arc<dyn Event>,
     ) -> io::Result<Client> {
@@ -88,11 +85,8 @@ impl Helper {
             wake: platform.event(),
             state: Mutex::new(State::blocked(lock, client)),
         });
-        let (thread, clock, kept) = (helper.clone(), platform.clone(), local.clone());
-        let task = move || {
-            thread.serve(&*clock);
-            drop(kept);
-        };
+        let (thread, clock) = (helper.clone(), platform.clone());
+        let task = move || thread.serve(&*clock);
         platform.spawn("cachelock-gate", Box::new(task))?;
         Ok(Client { helper })
     }

@@ -89,7 +89,6 @@ pub(crate) struct Hold {
     heartbeat: Arc<Heartbeat>,
     /// Keeps the publishes under this lock apart: they come one after the other, whatever threads make them.
     pub(crate) publishing: Section,
-    _local: Arc<LocalCache>,
 }
 
 impl Hold {
@@ -324,7 +323,6 @@ fn acquire_in(
         budget_left: waiter.left_for_renames(),
         heartbeat: local.heartbeat.clone(),
         publishing: Section::new(&cx.platform),
-        _local: local_cache,
     };
     cx.emit(&Event {
         backend: Some(hold.backend()),

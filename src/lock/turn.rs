@@ -75,7 +75,7 @@ impl<'a> Turn<'a> {
             if request.force || self.is_dead(&sight) || unchanged >= patience {
                 return Ok((sight, Some(unchanged)));
             }
-            waiter.held_by(sight.record().map(|record| record.holder()));
+            waiter.held_by(sight.holder());
             if self.probed.as_ref() != Some(&sight) {
                 if expiry::expired_by_file_clock(self.control, waiter, &sight, patience) {
                     return Ok((sight, Some(patience)));
