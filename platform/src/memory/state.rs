@@ -34,6 +34,7 @@ pub(super) struct Injected {
 }
 
 /// The world's clocks.
+#[derive(Clone)]
 pub(super) struct Clock {
     live: bool,
     /// Added to the host's clock in a live world; the whole time in a simulated one.
