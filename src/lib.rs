@@ -53,6 +53,7 @@ mod builder;
 mod cache;
 mod context;
 mod control;
+mod durable;
 mod error;
 mod events;
 #[cfg(feature = "metrics")]

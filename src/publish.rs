@@ -17,15 +17,15 @@ use std::time::Duration;
 
 use cachelock_platform::{Dir, FileKind};
 
-use crate::builder::Durability;
 use crate::control::found;
+use crate::durable::{sync_dir, sync_names, sync_tag, syncs_all, syncs_payload};
 use crate::error::{Error, Result, WaitingFor};
 use crate::events::{Event, EventKind};
 use crate::mutation::Mutation;
 use crate::published::{PublishError, Published};
 use crate::refresh::{Parts, Refresh};
 use crate::root::tag_path;
-use crate::stage::{Stage, syncs_payload};
+use crate::stage::Stage;
 use crate::state::{current_record, not_a_payload};
 use crate::tag::{Content, Record, Tag, Validators};
 use crate::wait::Waiter;
@@ -114,9 +114,7 @@ fn publish_value(parts: &mut Parts<'_>) -> Result<Published, Failure> {
         );
     }
     let mode = mode_for(parts, Target::Payload)?;
-    let content = parts
-        .stage
-        .seal(syncs_payload(cx.options.durability), mode)?;
+    let content = parts.stage.seal(syncs_payload(cx), mode)?;
     let current = current(parts)?;
     if matches!(current.content, Content::Absent { .. }) {
         // The holder that published "absent" may have died before it emptied the payload. A payload that matches
@@ -124,9 +122,13 @@ fn publish_value(parts: &mut Parts<'_>) -> Result<Published, Failure> {
         empty_payload(parts)?;
     }
     let next = next_record(parts, &current, content)?;
+    if cx.mutated(Mutation::TagAfterPayload) {
+        rename(parts.entry, parts.stage, Target::Payload)?;
+        let doubt = publish_tag(parts, current, &next)?;
+        return done(parts, &next, doubt);
+    }
     let doubt = publish_tag(parts, current, &next)?;
-    let stage = &mut *parts.stage;
-    rename(parts.entry, stage, Target::Payload)?;
+    rename(parts.entry, parts.stage, Target::Payload)?;
     done(parts, &next, doubt)
 }
 
@@ -197,11 +199,12 @@ fn empty_payload(parts: &Parts<'_>) -> Result<()> {
     if there.is_none_or(|metadata| metadata.len == 0) {
         return Ok(());
     }
+    if syncs_payload(cx) {
+        // An empty payload without the tag that says why would be an empty entry.
+        sync_tag(cx, parts.hold, name)?;
+    }
     let mut stage = Stage::create(parts.stage.hold())?;
-    stage.seal(
-        syncs_payload(cx.options.durability),
-        mode_for(parts, Target::Payload)?,
-    )?;
+    stage.seal(syncs_payload(cx), mode_for(parts, Target::Payload)?)?;
     rename(parts.entry, &mut stage, Target::Payload)
 }
 
@@ -220,14 +223,21 @@ fn publish_tag(parts: &Parts<'_>, previous: Record, next: &Record) -> Result<Opt
         previous,
         next: next.clone(),
     };
-    let full = parts.entry.cx.options.durability == Durability::Full;
+    let (entry, hold) = (parts.entry, parts.hold);
+    let full = syncs_all(&entry.cx);
+    if full {
+        folder_of(entry, hold, Target::Payload)?;
+        folder_of(entry, hold, Target::Tag)?;
+        sync_names(&entry.cx, hold, &entry.name)?;
+    }
     check_current(parts)?;
     let mut stage = Stage::create(parts.stage.hold())?;
     stage.write(&tag.encode())?;
     stage.seal(full, mode_for(parts, Target::Tag)?)?;
-    rename(parts.entry, &mut stage, Target::Tag)?;
+    rename(entry, &mut stage, Target::Tag)?;
     if full {
-        Ok(sync_dir(&*folder_of(parts.entry, parts.hold, Target::Tag)?))
+        let folder = folder_of(entry, hold, Target::Tag)?;
+        Ok(sync_dir(&entry.cx, &*folder).err())
     } else {
         Ok(None)
     }
@@ -253,10 +263,10 @@ fn done(parts: &Parts<'_>, next: &Record, doubt: Option<io::Error>) -> Result<Pu
         ..Event::new(EventKind::RefreshPublished, &cx.path)
     });
     let doubt = match doubt {
-        None if cx.options.durability == Durability::Full => {
-            folder_of(parts.entry, parts.hold, Target::Payload)
-                .map_or_else(|error| Some(io::Error::other(error)), |dir| sync_dir(&*dir))
-        }
+        None if syncs_all(cx) => folder_of(parts.entry, parts.hold, Target::Payload)
+            .map_err(io::Error::other)
+            .and_then(|folder| sync_dir(cx, &*folder))
+            .err(),
         doubt => doubt,
     };
     match doubt {
@@ -266,13 +276,6 @@ fn done(parts: &Parts<'_>, next: &Record, doubt: Option<io::Error>) -> Result<Pu
             published: Some(published),
         }),
     }
-}
-
-/// Where directories cannot be synced at all, durability is as good as it gets there.
-fn sync_dir(dir: &dyn Dir) -> Option<io::Error> {
-    dir.sync()
-        .err()
-        .filter(|error| error.kind() != io::ErrorKind::Unsupported)
 }
 
 /// The two places that a stage is renamed to.
@@ -297,9 +300,7 @@ fn folder_of(
     target: Target,
 ) -> Result<std::sync::Arc<dyn Dir>> {
     match target {
-        Target::Tag => hold
-            .root
-            .tag_folder_or_create(&entry.cx, &hold.control, &entry.name),
+        Target::Tag => hold.root.tag_folder_or_create(&hold.control, &entry.name),
         Target::Payload => hold.root.folder_or_create(&entry.cx, &entry.name),
     }
 }

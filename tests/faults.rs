@@ -358,3 +358,90 @@ fn a_power_cut_at_any_call_leaves_no_torn_entry() {
         }
     }
 }
+
+/// Publishes as a process of its own, which lives on.
+#[track_caller]
+fn publish_as(world: &World, name: &str, durability: Durability, bytes: &'static [u8]) {
+    let process = world.process(name);
+    let cache = cache(&process, durability);
+    let task = world.spawn(&process, "main", move || publish(&cache, bytes));
+    world.finish(task).expect("nothing disturbs it");
+}
+
+fn lose_if(lost: bool) -> Keep {
+    if lost { Keep::Lose } else { Keep::Keep }
+}
+
+#[test]
+fn a_tag_that_lasts_never_speaks_of_a_payload_that_does_not() {
+    // A holder is killed, and with it only the process, when it has renamed its payload and not yet synced that.
+    let world = Before::Entry.world(Durability::Full);
+    let dies = world.process("dies");
+    let victim = cache(&dies, Durability::Full);
+    let task = world.spawn(&dies, "main", move || publish(&victim, NEW));
+    world.run_to(&task, |call| {
+        call.renames_to("entry") && &*call.dir == "/cache/.cachelock"
+    });
+    world.run_to(&task, |call| call.renames_to("entry"));
+    world.run_to(&task, |call| call.op == Op::SyncDir);
+    world.kill(&dies);
+    // The next one's tag names that payload as the one before. The power fails before its own payload is there.
+    let next = world.process("next");
+    let second = cache(&next, Durability::Full);
+    let task = world.spawn(&next, "main", move || publish(&second, NEXT));
+    world.run_to(&task, |call| call.renames_to("entry"));
+    world.run_to(&task, |call| {
+        call.renames_to("entry") && call.name.ends_with("-0")
+    });
+    for lost in [false, true] {
+        let image = world.image(1, |_| lose_if(lost));
+        let found = read(&image, "reader").expect("the entry is whole");
+        assert_eq!(found, Some((NEW.to_vec(), Some(2))), "lost: {lost}");
+    }
+}
+
+#[test]
+fn a_full_publish_survives_where_others_have_made_the_directories_without_a_sync() {
+    let world = World::simulated();
+    publish_as(&world, "hasty", Durability::None, OLD);
+    publish_as(&world, "careful", Durability::Full, NEW);
+    world.power_cut_losing_everything();
+    let found = read(&world, "reader").expect("the entry is whole");
+    assert_eq!(found, Some((NEW.to_vec(), Some(2))));
+}
+
+#[test]
+fn an_absent_entry_is_never_an_empty_one_whatever_a_power_cut_takes() {
+    let world = World::simulated();
+    publish_as(&world, "first", Durability::Data, OLD);
+    let process = world.process("second");
+    let cache = cache(&process, Durability::Data);
+    let task = world.spawn(&process, "main", move || {
+        let refresh = cache.entry("entry")?.refresh()?;
+        Ok::<_, cachelock::Error>(refresh.publish_absent(Duration::from_secs(60))?)
+    });
+    while world.run_until(&task, |_| true) != Stopped::Finished {
+        for lost in ["", ".cachelock", "tags", "stage-", "entry"] {
+            let names = |pending: &Pending| lose_if(pending.name.starts_with(lost));
+            let bytes = |pending: &Pending| {
+                lose_if(
+                    matches!(pending.op, PendingOp::Write { .. }) || names(pending) == Keep::Lose,
+                )
+            };
+            for image in [
+                world.image(1, |pending| names(pending)),
+                world.image(1, |pending| bytes(pending)),
+            ] {
+                match read(&image, "reader") {
+                    Ok(found) => assert_ne!(
+                        found.map(|(bytes, _)| bytes),
+                        Some(Vec::new()),
+                        "{lost:?} lost\n{}",
+                        world.trace()
+                    ),
+                    Err(error) => assert!(error.is_corrupt(), "{error}"),
+                }
+            }
+        }
+    }
+}
