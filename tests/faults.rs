@@ -445,3 +445,29 @@ fn an_absent_entry_is_never_an_empty_one_whatever_a_power_cut_takes() {
         }
     }
 }
+
+#[test]
+fn names_that_outlive_their_claims_in_a_power_cut_are_swept_by_the_next_refresh() {
+    // Of three refreshes in a row that the disk has heard nothing of, the last one's names survive and nothing else does.
+    let world = World::simulated();
+    for name in ["first", "second"] {
+        publish_as(&world, name, Durability::Data, OLD);
+    }
+    let process = world.process("third");
+    let cache = cache(&process, Durability::Data);
+    let task = world.spawn(&process, "main", move || publish(&cache, NEW));
+    world.run_to(&task, |call| call.renames_to("entry"));
+    for survives in [
+        "claim-00000000000000000003",
+        "stage-00000000000000000003",
+        "head-00000000000000000003",
+    ] {
+        let image = world.image(1, |pending| {
+            let made = pending.op == PendingOp::Create;
+            let ours = ["cache", ".cachelock", survives];
+            lose_if(!made || !ours.iter().any(|name| pending.name.starts_with(name)))
+        });
+        assert!(!residue(&image).is_empty(), "{survives} survives");
+        assert_next_refresh_works(&image, 0, survives);
+    }
+}
