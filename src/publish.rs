@@ -119,7 +119,9 @@ fn publish_value(parts: &mut Parts<'_>) -> Result<Published, Failure> {
     if matches!(current.content, Content::Absent { .. }) {
         // The holder that published "absent" may have died before it emptied the payload. A payload that matches
         // neither record would be taken for corrupt.
-        empty_payload(parts)?;
+        if let Some(empty) = empty_stage(parts)? {
+            rename_empty(parts, empty)?;
+        }
     }
     let next = next_record(parts, &current, content)?;
     if cx.mutated(Mutation::TagAfterPayload) {
@@ -136,14 +138,26 @@ fn publish_absent(parts: &mut Parts<'_>, valid_for: Duration) -> Result<Publishe
     let current = current(parts)?;
     let mut next = next_record(parts, &current, Content::Absent { valid_for })?;
     next.validators = Validators::new();
+    let empty = empty_stage(parts)?;
     let doubt = publish_tag(parts, current, &next)?;
-    if parts.entry.cx.mutated(Mutation::RemoveByUnlink) {
-        if let Some(folder) = parts.hold.root.folder(&parts.entry.cx, &parts.entry.name)? {
+    // Published. What cannot be done any more is no failure of that.
+    let emptied = match empty {
+        None => Ok(()),
+        Some(_) if parts.entry.cx.mutated(Mutation::RemoveByUnlink) => {
+            let folder = folder_of(parts.entry, parts.hold, Target::Payload)?;
             let _ = folder.unlink(parts.entry.name.file());
+            Ok(())
         }
-    } else {
-        empty_payload(parts)?;
-    }
+        Some(empty) => rename_empty(parts, empty),
+    };
+    let old = "programs that read the file alone still find what it was before";
+    let doubt = match emptied {
+        Err(error) if !error.is_lease_lost() => {
+            let error = Error::published_but(&parts.entry.path(), old, error.into());
+            Some(doubt.unwrap_or(error))
+        }
+        _ => doubt,
+    };
     done(parts, &next, doubt)
 }
 
@@ -186,25 +200,29 @@ fn next_record(parts: &Parts<'_>, current: &Record, content: Content) -> Result<
     })
 }
 
-/// Makes the payload of a known-absent entry empty, if there is one. By a rename, like every change outside of the control
-/// directory: an overtaken holder that unlinked it would unlink the newer payload.
-fn empty_payload(parts: &Parts<'_>) -> Result<()> {
+/// What the payload of a known-absent entry is replaced by, if there is one: by a rename, like every change outside of the
+/// control directory. An overtaken holder that unlinked it would unlink the newer payload.
+fn empty_stage(parts: &Parts<'_>) -> Result<Option<Stage>> {
     let cx = &parts.entry.cx;
     let name = &parts.entry.name;
     let Some(folder) = parts.hold.root.folder(cx, name)? else {
-        return Ok(());
+        return Ok(None);
     };
     let there = found(folder.stat(name.file()))
         .map_err(|error| Error::io("look at", parts.entry.path(), error))?;
     if there.is_none_or(|metadata| metadata.len == 0) {
-        return Ok(());
-    }
-    if syncs_payload(cx) {
-        // An empty payload without the tag that says why would be an empty entry.
-        sync_tag(cx, parts.hold, name)?;
+        return Ok(None);
     }
     let mut stage = Stage::create(parts.stage.hold())?;
     stage.seal(syncs_payload(cx), mode_for(parts, Target::Payload)?)?;
+    Ok(Some(stage))
+}
+
+fn rename_empty(parts: &Parts<'_>, mut stage: Stage) -> Result<()> {
+    if syncs_payload(&parts.entry.cx) {
+        // An empty payload without the tag that says why would be an empty entry.
+        sync_tag(&parts.entry.cx, parts.hold, &parts.entry.name)?;
+    }
     rename(parts.entry, &mut stage, Target::Payload)
 }
 
@@ -218,7 +236,7 @@ fn check_current(parts: &Parts<'_>) -> Result<()> {
 }
 
 /// Writes the tag and renames it into place. Returns the doubt about its durability, if there is any.
-fn publish_tag(parts: &Parts<'_>, previous: Record, next: &Record) -> Result<Option<io::Error>> {
+fn publish_tag(parts: &Parts<'_>, previous: Record, next: &Record) -> Result<Option<Error>> {
     let tag = Tag {
         previous,
         next: next.clone(),
@@ -236,14 +254,13 @@ fn publish_tag(parts: &Parts<'_>, previous: Record, next: &Record) -> Result<Opt
     stage.seal(full, mode_for(parts, Target::Tag)?)?;
     rename(entry, &mut stage, Target::Tag)?;
     if full {
-        let folder = folder_of(entry, hold, Target::Tag)?;
-        Ok(sync_dir(&entry.cx, &*folder).err())
+        Ok(sync_folder(parts, Target::Tag))
     } else {
         Ok(None)
     }
 }
 
-fn done(parts: &Parts<'_>, next: &Record, doubt: Option<io::Error>) -> Result<Published, Failure> {
+fn done(parts: &Parts<'_>, next: &Record, doubt: Option<Error>) -> Result<Published, Failure> {
     let cx = &parts.entry.cx;
     let len = match next.content {
         Content::Value { len, .. } => len,
@@ -263,19 +280,27 @@ fn done(parts: &Parts<'_>, next: &Record, doubt: Option<io::Error>) -> Result<Pu
         ..Event::new(EventKind::RefreshPublished, &cx.path)
     });
     let doubt = match doubt {
-        None if syncs_all(cx) => folder_of(parts.entry, parts.hold, Target::Payload)
-            .map_err(io::Error::other)
-            .and_then(|folder| sync_dir(cx, &*folder))
-            .err(),
+        None if syncs_all(cx) => sync_folder(parts, Target::Payload),
         doubt => doubt,
     };
     match doubt {
         None => Ok(published),
-        Some(source) => Err(Failure {
-            error: Error::not_durable(&parts.entry.path(), source),
+        Some(error) => Err(Failure {
+            error,
             published: Some(published),
         }),
     }
+}
+
+/// Makes a rename last that was just made; what it returns is no failure of the publish.
+fn sync_folder(parts: &Parts<'_>, target: Target) -> Option<Error> {
+    let cx = &parts.entry.cx;
+    let synced = folder_of(parts.entry, parts.hold, target)
+        .map_err(io::Error::other)
+        .and_then(|folder| sync_dir(cx, &*folder));
+    let doubt = "its directory could not be synced, so a power loss may undo it";
+    let doubtful = |error| Error::published_but(&parts.entry.path(), doubt, error);
+    synced.err().map(doubtful)
 }
 
 /// The two places that a stage is renamed to.

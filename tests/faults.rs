@@ -471,3 +471,54 @@ fn names_that_outlive_their_claims_in_a_power_cut_are_swept_by_the_next_refresh(
         assert_next_refresh_works(&image, 0, survives);
     }
 }
+
+#[test]
+fn an_error_after_the_tag_of_an_absent_entry_is_not_told_as_a_failure_to_publish() {
+    let mut published = 0;
+    for n in 0.. {
+        assert!(n < TOO_MANY, "a refresh makes endlessly many calls");
+        let world = Before::Entry.world(Durability::Full);
+        let process = world.process("victim");
+        let hit = fail_call(&world, n, 1, IoError::Other);
+        let cache = cache(&process, Durability::Full);
+        let task = world.spawn(&process, "main", move || {
+            let refresh = cache.entry("entry")?.refresh()?;
+            Ok::<_, cachelock::Error>(refresh.publish_absent(Duration::from_secs(60))?)
+        });
+        let result = world.finish(task);
+        if !hit.load(Ordering::SeqCst) {
+            result.expect("nobody disturbed this refresh");
+            break;
+        }
+        world.clear_faults();
+        let is_absent = read(&world, "reader").expect("it is whole").is_none();
+        let said = match &result {
+            Ok(_) => true,
+            Err(error) => error.kind() == ErrorKind::NotDurable,
+        };
+        assert_eq!(said, is_absent, "call {n}: {result:?}\n{}", world.trace());
+        published += u32::from(result.is_err() && said);
+    }
+    assert!(published > 0, "no error came after the tag");
+}
+
+#[test]
+fn an_error_while_it_releases_costs_a_lease_only_holder_nothing() {
+    for n in 0.. {
+        assert!(n < TOO_MANY, "a refresh makes endlessly many calls");
+        let world = Before::Entry.world(Durability::Data);
+        let process = world.guest("victim");
+        let hit = fail_call(&world, n, 1, IoError::Other);
+        let cache = cache(&process, Durability::Data);
+        let task = world.spawn(&process, "main", move || publish(&cache, NEW));
+        let _ = world.finish(task);
+        if !hit.load(Ordering::SeqCst) {
+            break;
+        }
+        world.clear_faults();
+        let why = format!("an error at call {n}");
+        let found = read(&world, "reader").expect("it is whole");
+        let generation = found.and_then(|(_, generation)| generation);
+        assert_next_refresh_works(&world, generation.expect("it has a tag"), &why);
+    }
+}
