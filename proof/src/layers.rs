@@ -2,8 +2,11 @@
 
 use crate::Layer;
 
+mod errors;
+mod images;
+
 /// All layers, in the order of their numbers.
 #[must_use]
 pub fn all() -> Vec<Box<dyn Layer>> {
-    vec![]
+    vec![Box::new(images::Images), Box::new(errors::Errors)]
 }

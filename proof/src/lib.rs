@@ -6,9 +6,14 @@
 //! one line for each count.
 
 pub mod layer;
+mod sim;
 mod table;
 
 pub mod layers;
+
+// Shared with the tests of the library.
+#[path = "../../tests/support/mod.rs"]
+mod support;
 
 pub use layer::{Broken, Control, Count, Layer, Outcome, Plan, Size};
 pub use table::Table;
