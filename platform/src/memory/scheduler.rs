@@ -15,8 +15,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::carriers;
 use super::host;
-use super::pool;
 use super::state::State;
 use super::threads::{Ending, Policy, Run, Runnable, Status, Stop, Turn, Wake};
 
@@ -84,7 +84,8 @@ impl Shared {
         let mut state = self.decide(state);
         while state.turn != Turn::Thread(me) {
             unlock(state);
-            thread::park();
+            carriers::park();
+            CURRENT.set(Some((self.address(), me)));
             state = self.lock();
         }
         state
@@ -209,7 +210,7 @@ impl Shared {
     /// The life of a simulated thread.
     fn run_thread(self: Arc<Self>, me: usize, job: Box<dyn FnOnce() + Send>) {
         CURRENT.set(Some((self.address(), me)));
-        self.lock().threads[me].os = Some(thread::current());
+        self.lock().threads[me].os = Some(carriers::current());
         let result = catch_unwind(AssertUnwindSafe(job));
         CURRENT.set(None);
 
@@ -238,7 +239,7 @@ impl Shared {
             self.current().is_none() && state.turn == Turn::Driver && state.run.is_none(),
             "only the driver runs the world, and not while it is running"
         );
-        state.driver = Some(thread::current());
+        state.driver = Some(carriers::current());
         state.run = Some(run);
         state = self.decide(state);
         state = self.wait_for_driver(state);
@@ -252,7 +253,8 @@ impl Shared {
         let (mut steps, mut since) = (state.steps, None);
         while state.turn != Turn::Driver {
             unlock(state);
-            thread::park_timeout(Duration::from_secs(1));
+            carriers::wait();
+            CURRENT.set(None);
             state = self.lock();
             if state.turn != Turn::Driver && state.steps == steps {
                 let since = *since.get_or_insert_with(Instant::now);
@@ -274,7 +276,7 @@ impl Shared {
     /// Ends the threads of a process that has just been declared dead, one after the other.
     pub(super) fn unwind_threads(&self, process: usize) {
         let mut state = self.lock();
-        state.driver = Some(thread::current());
+        state.driver = Some(carriers::current());
         let doomed: Vec<usize> = state
             .alive
             .iter()
@@ -310,8 +312,8 @@ fn unlock(mut state: Guard<'_>) {
     drop(state);
     match wake {
         None => {}
-        Some(Wake::Unpark(thread)) => thread.unpark(),
-        Some(Wake::Start(job)) => pool::run(job),
+        Some(Wake::Unpark(carrier)) => carriers::wake(carrier),
+        Some(Wake::Start(job)) => carriers::start(job),
     }
 }
 

@@ -3,10 +3,10 @@
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use super::call::{Call, Op};
+use super::carriers::Carrier;
 use super::disk::Ino;
 use super::state::State;
 
@@ -72,8 +72,8 @@ pub(super) struct Thread {
     pub(super) status: Status,
     /// The call that it is about to make, is in the middle of, or made last.
     pub(super) call: Arc<Call>,
-    /// The system's thread that it runs on, once it has begun.
-    pub(super) os: Option<thread::Thread>,
+    /// What it runs on, once it has begun.
+    pub(super) os: Option<Carrier>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +84,7 @@ pub(super) enum Turn {
 
 /// How whoever has got the turn is to be told.
 pub(super) enum Wake {
-    Unpark(thread::Thread),
+    Unpark(Carrier),
     Start(Box<dyn FnOnce() + Send>),
 }
 
