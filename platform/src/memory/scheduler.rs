@@ -152,9 +152,9 @@ impl Shared {
                 };
                 (state, chosen)
             }
-            Policy::Choose(choose) => {
-                if let [only] = options[..] {
-                    return (state, Ok(only));
+            Policy::Choose(choose, each_step) => {
+                if let ([only], false) = (&options[..], *each_step) {
+                    return (state, Ok(*only));
                 }
                 let runnable: Vec<Runnable> = options
                     .iter()
@@ -162,7 +162,8 @@ impl Shared {
                     .collect();
                 let (state, answer) = self.outside(state, || choose(&runnable));
                 let chosen = match answer {
-                    Ok(index) => Ok(options[index % options.len()]),
+                    Ok(Some(index)) => Ok(options[index % options.len()]),
+                    Ok(None) => Err(Stop::Chosen),
                     Err(panic) => Err(Stop::Asking(panic)),
                 };
                 (state, chosen)

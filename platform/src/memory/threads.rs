@@ -102,14 +102,17 @@ pub struct Runnable {
 }
 
 type Until = Box<dyn FnMut(&Call) -> bool + Send>;
-type Choose = Box<dyn FnMut(&[Runnable]) -> usize + Send>;
+pub(super) type Choose = Box<dyn FnMut(&[Runnable]) -> Option<usize> + Send>;
 
 pub(super) enum Policy {
     /// Threads take turns until one is about to make a call of this kind.
     Until(Until),
-    /// The next one is chosen.
-    Choose(Choose),
+    /// The next one is chosen, if there is a choice; or at each step, and then the run can be ended instead.
+    Choose(Choose, EachStep),
 }
+
+/// Whether a choice is asked for where only one thread could go on.
+pub(super) type EachStep = bool;
 
 /// A run under way.
 pub(super) struct Run {
@@ -127,6 +130,7 @@ pub(super) enum Stop {
     Finished,
     Blocked,
     Steps,
+    Chosen,
     Background(String),
     Asking(Box<dyn Any + Send>),
 }
