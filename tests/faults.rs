@@ -522,3 +522,26 @@ fn an_error_while_it_releases_costs_a_lease_only_holder_nothing() {
         assert_next_refresh_works(&world, generation.expect("it has a tag"), &why);
     }
 }
+
+#[test]
+fn a_guest_that_is_overtaken_while_it_reads_the_old_payload_says_so() {
+    let world = World::simulated();
+    // Its tag's two records have one length, so only the hash tells which of them the payload is.
+    publish_as(&world, "first", Durability::Data, b"one length");
+    publish_as(&world, "second", Durability::Data, b"same again");
+    let process = world.guest("victim");
+    let victim = cache(&process, Durability::Data);
+    let task = world.spawn(&process, "main", move || publish(&victim, NEW));
+    world.run_to(&task, |call| {
+        call.op == Op::Read && &*call.dir == "/cache" && call.name == "entry"
+    });
+    let other = world.process("other");
+    let breaks = cache(&other, Durability::Data);
+    let taker = world.spawn(&other, "main", move || {
+        breaks.break_lock()?;
+        publish(&breaks, NEXT)
+    });
+    world.finish(taker).expect("it needs nobody's leave");
+    let error = world.finish(task).expect_err("it was overtaken");
+    assert!(error.is_lease_lost(), "{error}\n{}", world.trace());
+}
