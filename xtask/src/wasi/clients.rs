@@ -1,0 +1,175 @@
+//! Clients of the component in JavaScript and in Python: the folders of `component/clients/`, each an example with its tests.
+//!
+//! What they need is installed below `target/wasi/clients/`, in the versions that they name; nothing is installed for the
+//! machine, and nothing is left in the sources.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::{cannot, output};
+use crate::setup;
+
+/// What a client is tried with.
+pub(super) struct Tried {
+    pub(super) component: PathBuf,
+    /// The program `cachelock`, which shares caches with the clients as a native.
+    pub(super) program: PathBuf,
+}
+
+/// A language: what its client needs of the machine, and what runs its tests.
+struct Client {
+    name: &'static str,
+    programs: [&'static str; 2],
+    test: fn(&Path, &Path, &Tried) -> Result<u64, String>,
+}
+
+const CLIENTS: [Client; 2] = [
+    Client {
+        name: "js",
+        programs: ["node", "npm"],
+        test: javascript,
+    },
+    Client {
+        name: "python",
+        programs: ["python3", "pip3"],
+        test: python,
+    },
+];
+
+/// Runs the tests of each client whose programs there are; the others were complained of by the setup. Returns how many
+/// passed.
+pub(super) fn test(sources: &Path, folder: &Path, tried: &Tried) -> Result<u64, String> {
+    let mut total = 0;
+    for client in CLIENTS {
+        let name = client.name;
+        let mut programs = client.programs.into_iter();
+        if let Some(program) = programs.find(|program| !setup::is_in_path(program)) {
+            println!("wasi: there is no {program}, so clients/{name} is not tested");
+            continue;
+        }
+        let tests = (client.test)(&sources.join(name), &folder.join(name), tried)
+            .map_err(|reason| format!("clients/{name}: {reason}"))?;
+        if tests == 0 {
+            return Err(format!("clients/{name}: no test was executed"));
+        }
+        println!("wasi: clients/{name}: {tests} tests passed");
+        total += tests;
+    }
+    Ok(total)
+}
+
+/// In a copy: node looks for what a program imports beside and above it.
+fn javascript(source: &Path, copy: &Path, tried: &Tried) -> Result<u64, String> {
+    fs::create_dir_all(copy).map_err(|error| cannot("create", copy, &error))?;
+    for from in files(source)? {
+        let to = copy.join(from.file_name().unwrap_or_default());
+        fs::copy(&from, &to).map_err(|error| cannot("copy", &from, &error))?;
+    }
+    once(copy, &read(&copy.join("package-lock.json"))?, || {
+        let mut npm = Command::new("npm");
+        // Nothing of these packages has to be built or run for that.
+        npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]);
+        output(npm.current_dir(copy)).map(drop)
+    })?;
+    let mut build = Command::new("node");
+    build.arg("build.js").arg(&tried.component);
+    output(build.current_dir(copy))?;
+    let mut test = Command::new("node");
+    test.args(["--test", "--test-reporter=tap", "client.test.js"]);
+    let printed = shown(test.current_dir(copy), tried)?;
+    counted(&printed, "# pass ", "# skipped ")
+}
+
+fn python(source: &Path, folder: &Path, tried: &Tried) -> Result<u64, String> {
+    let requirements = source.join("requirements.txt");
+    let environment = folder.join("venv");
+    let python = environment.join("bin").join("python");
+    once(folder, &read(&requirements)?, || {
+        let mut create = Command::new("python3");
+        // With the machine's pip instead of one of its own, for which Debian wants another package.
+        create.args(["-m", "venv", "--clear", "--without-pip"]);
+        output(create.arg(&environment))?;
+        let mut pip = Command::new("pip3");
+        pip.arg("--python").arg(&python);
+        pip.args(["install", "--quiet", "--disable-pip-version-check"]);
+        output(pip.arg("--requirement").arg(&requirements)).map(drop)
+    })?;
+    let mut test = Command::new(&python);
+    test.args(["-B", "-m", "unittest", "--verbose", "test_cachelock"]);
+    let printed = shown(test.current_dir(source), tried)?;
+    counted(&printed, "Ran ", "OK (skipped=")
+}
+
+/// Calls `install` unless it has succeeded in this folder for the same `wanted`.
+fn once(
+    folder: &Path,
+    wanted: &str,
+    install: impl FnOnce() -> Result<(), String>,
+) -> Result<(), String> {
+    let stamp = folder.join("installed");
+    if fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
+        return Ok(());
+    }
+    println!("wasi: installing packages in {}", folder.display());
+    let _ = fs::remove_file(&stamp);
+    install()?;
+    fs::write(&stamp, wanted).map_err(|error| cannot("write", &stamp, &error))
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    fs::read_to_string(path).map_err(|error| cannot("read", path, &error))
+}
+
+fn files(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    let entries = fs::read_dir(folder).map_err(|error| cannot("list", folder, &error))?;
+    let paths = entries.filter_map(Result::ok).map(|entry| entry.path());
+    Ok(paths.filter(|path| path.is_file()).collect())
+}
+
+/// Runs tests, passes on what they print, and returns it.
+fn shown(command: &mut Command, tried: &Tried) -> Result<String, String> {
+    let out = command
+        .env("CACHELOCK_TEST_COMPONENT", &tried.component)
+        .env("CACHELOCK_TEST_PROGRAM", &tried.program)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("{:?} cannot be started: {error}", command.get_program()))?;
+    let printed = [out.stdout, out.stderr].concat();
+    let printed = String::from_utf8_lossy(&printed).into_owned();
+    print!("{printed}");
+    match out.status.success() {
+        true => Ok(printed),
+        false => Err(format!("its tests ended with {}", out.status)),
+    }
+}
+
+/// The number after `passed` at the start of a line. One after `skipped` has to be 0: nothing is left out here.
+fn counted(printed: &str, passed: &str, skipped: &str) -> Result<u64, String> {
+    let number = |prefix: &str| -> Option<u64> {
+        let rest = printed.lines().find_map(|line| line.strip_prefix(prefix))?;
+        let end = rest.find(|c: char| !c.is_ascii_digit());
+        rest[..end.unwrap_or(rest.len())].parse().ok()
+    };
+    match number(skipped) {
+        None | Some(0) => Ok(number(passed).unwrap_or(0)),
+        Some(some) => Err(format!("{some} of its tests were skipped")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_passed_is_counted_and_nothing_may_be_skipped() {
+        let tap = |printed| counted(printed, "# pass ", "# skipped ");
+        assert_eq!(tap("1..14\n# tests 14\n# pass 14\n# skipped 0\n"), Ok(14));
+        assert_eq!(tap("1..0\n# pass 0\n"), Ok(0));
+        assert!(tap("# pass 13\n# skipped 1\n").is_err());
+        let unittest = |printed| counted(printed, "Ran ", "OK (skipped=");
+        assert_eq!(unittest("-----\nRan 14 tests in 4.639s\n\nOK\n"), Ok(14));
+        assert!(unittest("Ran 14 tests in 4.639s\n\nOK (skipped=2)\n").is_err());
+        assert_eq!(unittest("nothing of the kind\n"), Ok(0));
+    }
+}
