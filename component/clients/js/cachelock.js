@@ -5,6 +5,7 @@
 // what happened.
 
 import { readFile } from "node:fs/promises";
+import { types } from "@bytecodealliance/preview2-shim/filesystem";
 import { WASIShim } from "@bytecodealliance/preview2-shim/instantiation";
 import { instantiate } from "./generated/cachelock.js";
 
@@ -61,4 +62,17 @@ function keep(refresh) {
   try {
     refresh.heartbeat();
   } catch {}
+}
+
+// The shim (0.26.1) throws what node says when a file cannot be read or written, as on a full disk, instead of the code that
+// the component expects; that would break the instance in the middle of a call.
+for (const name of ["read", "write"]) {
+  const original = types.Descriptor.prototype[name];
+  types.Descriptor.prototype[name] = function (...operands) {
+    try {
+      return original.apply(this, operands);
+    } catch (error) {
+      throw error instanceof Error ? types.filesystemErrorCode({ payload: error }) : error;
+    }
+  };
 }

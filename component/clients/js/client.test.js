@@ -15,8 +15,8 @@ assert.ok(program, "CACHELOCK_TEST_PROGRAM is not set: run `cargo xtask test was
 const env = { ...process.env, CACHELOCK_CONFIG: "" };
 
 /** A test with a directory of its own. */
-function claim(name, check) {
-  test(name, async () => {
+function claim(name, check, options = {}) {
+  test(name, options, async () => {
     const dir = mkdtempSync(join(tmpdir(), "cachelock-js-"));
     try {
       await check(dir);
@@ -77,6 +77,22 @@ async function whileNativeHolds(dir, act) {
     holder.kill();
     await ended;
   }
+}
+
+/** Runs `act` as a program on a disk of 1 MB at `dir`, where `cache` is open, and returns what it prints. */
+function onSmallDisk(dir, act) {
+  const client = JSON.stringify(new URL("cachelock.js", import.meta.url));
+  const code = `import { load } from ${client};
+    const { Cache } = await load({ "/cache": ${JSON.stringify(dir)} });
+    (${act})(Cache.open("/cache", {}));`;
+  const mount = 'mount -t tmpfs -o size=1m tmpfs "$0" && exec "$@"';
+  const words = [dir, process.execPath, "--input-type=module", "--eval", code];
+  const { stdout, stderr } = spawnSync("unshare", ["--mount", "sh", "-c", mount, ...words], { env });
+  return stdout.toString() + stderr.toString();
+}
+
+function canMount() {
+  return spawnSync("unshare", ["--mount", "--propagation", "private", "true"]).status === 0;
 }
 
 function once(emitter, event) {
@@ -221,6 +237,25 @@ claim("each error that a caller can act on has its name", async (dir) => {
   writeFileSync(join(dir, "corrupt"), "as tampered!");
   assertFails("corrupt", () => cache.read("corrupt"));
 });
+
+claim(
+  "a full disk is an error, after which the refresh may go on",
+  async (dir) => {
+    const printed = onSmallDisk(dir, (cache) => {
+      const refresh = cache.begin("entry", {}).val;
+      try {
+        refresh.write(new Uint8Array(3_000_000));
+      } catch (error) {
+        console.log(error.payload?.tag ?? error);
+      }
+      refresh.restart();
+      refresh.write(new Uint8Array(5));
+      console.log(refresh.publish());
+    });
+    assert.equal(printed, "storage-full\n{ generation: 1n, length: 5n }\n");
+  },
+  { skip: !canMount() && "it needs the right to mount" },
+);
 
 claim("a native reads what a client published, and a client what a native published", async (dir) => {
   const cache = await open(dir);

@@ -43,6 +43,27 @@ def native(*words, stdin=b""):
     return subprocess.run([PROGRAM, *words], input=stdin, env=ENVIRONMENT, capture_output=True, check=False)
 
 
+def can_mount():
+    words = ["unshare", "--mount", "--propagation", "private", "true"]
+    return subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+
+FULL = """
+import sys
+from cachelock import Component, Error
+
+cache = Component(sys.argv[1]).instance({"/cache": sys.argv[2]}).open("/cache")
+_, refresh = cache.begin("entry")
+try:
+    refresh.write(bytes(1_500_000))
+except Error as error:
+    print(error.kind)
+refresh.restart()
+refresh.write(b"fives")
+print(vars(refresh.publish()))
+"""
+
+
 class Claims(unittest.TestCase):
     """Each with a directory of its own."""
 
@@ -187,6 +208,15 @@ class Claims(unittest.TestCase):
         publish(cache, b"as published", "corrupt")
         (self.dir / "corrupt").write_bytes(b"as tampered!")
         self.fails("corrupt", cache.read, "corrupt")
+
+    @unittest.skipUnless(can_mount(), "it needs the right to mount")
+    def test_a_full_disk_is_an_error_after_which_the_refresh_may_go_on(self):
+        mount = 'mount -t tmpfs -o size=1m tmpfs "$0" && exec "$@"'
+        program = [sys.executable, "-B", "-c", FULL, COMPONENT, self.dir]
+        words = ["unshare", "--mount", "sh", "-c", mount, self.dir, *program]
+        ran = subprocess.run(words, env=ENVIRONMENT, cwd=EXAMPLE.parent, capture_output=True, text=True, check=False)
+        expected = "storage-full\n{'generation': 1, 'length': 5}\n"
+        self.assertEqual(ran.stdout + ran.stderr, expected)
 
     def test_what_is_closed_cannot_be_used(self):
         cache = self.open()
