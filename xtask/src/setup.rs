@@ -72,16 +72,13 @@ pub(crate) const NATIVE: &[Need] = &[
     program("make", "make", "what a build starts all at once"),
 ];
 
-const NO_PYTHON: &str = "the client in Python; anything, where no wasmtime is named";
-const NO_NODE: &str = "the client in JavaScript";
+const NO_PYTHON: &str = "clients in other languages; anything, where no wasmtime is named";
 
 /// What the tests of guests need.
 pub(crate) const WASI: &[Need] = &[
     other("root", Kind::User, "guests without permissions"),
     program("python3", "python3", NO_PYTHON),
     program("pip3", "python3-pip", NO_PYTHON),
-    program("node", "nodejs", NO_NODE),
-    program("npm", "npm", NO_NODE),
     program("setpriv", "util-linux", "guests without permissions"),
     program("unshare", "util-linux", "read-only file systems"),
     program("mount", "mount", "read-only file systems"),

