@@ -105,7 +105,7 @@ claim("an entry that is not there is undefined", async (dir) => {
 });
 
 claim("what was published is read back with its metadata", async (dir) => {
-  const cache = await open(dir);
+  const cache = await open(dir, { durability: "full" });
   const before = BigInt(Date.now());
   // More than one read or one write of WASI takes.
   const payload = Buffer.alloc(3_000_000, "0123456789");

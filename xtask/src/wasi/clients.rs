@@ -179,4 +179,28 @@ mod tests {
         );
         assert_eq!(unittest("nothing of the kind\n"), (0, 0));
     }
+
+    #[test]
+    fn what_the_documentation_shows_is_what_is_run() {
+        let page = include_str!("../../../docs/wasi.md");
+        let javascript = include_str!("../../../component/clients/js/example.js");
+        let python = include_str!("../../../component/clients/python/example.py");
+        for (fence, example) in [("```js\n", javascript), ("```python\n", python)] {
+            let blocks: Vec<_> = page.split(fence).skip(1).collect();
+            assert_eq!(blocks.len(), 1, "{fence}");
+            let shown = blocks[0].split("```").next().unwrap_or_default();
+            assert!(example.contains(shown), "{shown}");
+        }
+        let packages = include_str!("../../../component/clients/js/package.json");
+        let requirements = include_str!("../../../component/clients/python/requirements.txt");
+        for (wanted, product, version) in [
+            (requirements, "wasmtime", "50.0.1"),
+            (packages, "jco-transpile", "0.15.0"),
+            (packages, "preview2-shim", "0.26.1"),
+            (NODE, "node", "24.19.0"),
+        ] {
+            assert!(wanted.contains(version), "{product} {version}");
+            assert!(page.contains(&format!("{product} {version}")), "{product}");
+        }
+    }
 }
