@@ -57,6 +57,7 @@ const WASI: Target = Target {
         Step::Wasi("conformance of a guest", wasi::conformance),
         Step::Wasi("guests beside natives", wasi::processes),
         Step::Wasi("the interface, on leases and on a host", wasi::interface),
+        Step::Wasi("clients in JavaScript and Python", wasi::clients),
         Step::Cargo(
             "clippy -p cachelock-host --all-targets --all-features -- -D warnings",
             &[],

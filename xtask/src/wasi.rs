@@ -8,10 +8,12 @@
 //! | `cachelock.wasm` | the program, as it is to be handed out |
 //! | `cachelock-component.wasm` | the component that exports the interface, as it is to be handed out |
 //! | `cachelock.cwasm` | the program, compiled for this machine, so that each of many runs starts at once |
+//! | `clients` | see [`clients`] |
 //! | `scratch` | the directory that tests inside of a guest are granted |
 //! | `debian`, `std`, `sysroot` | see [`sysroot`] |
 //! | `wasmtime` | see [`wasmtime`] |
 
+mod clients;
 mod sysroot;
 mod wasmtime;
 
@@ -20,8 +22,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::Failure;
 use crate::suite::{Report, cargo};
+use crate::{Failure, setup};
 
 pub(crate) use sysroot::Source;
 
@@ -116,6 +118,33 @@ pub(crate) fn interface(root: &Path) -> Result<Report, Failure> {
     let variables = [("CACHELOCK_TEST_GUESTS", built(root))];
     let arguments = "test -p cachelock-host --features wasi-tests";
     some_tests(cargo(root, arguments, &variables)?)
+}
+
+/// Clients of the component in other languages.
+pub(crate) fn clients(root: &Path) -> Result<Report, Failure> {
+    let missing = ["python3", "pip3"].map(setup::is_in_path).contains(&false);
+    if missing {
+        println!("wasi: not tested, for want of python3 or pip3");
+        return Ok(Report::default());
+    }
+    // As the tests of the program build it, so that it is there already.
+    let variables: [(&str, &str); 0] = [];
+    let arguments = "build -p cachelock-cli --features wasi-tests";
+    cargo(root, arguments, &variables)?;
+    let tried = clients::Tried {
+        component: folder(root).join("cachelock-component.wasm"),
+        program: target_dir(root).join("debug").join("cachelock"),
+    };
+    let sources = root.join("component").join("clients");
+    let tests = said(clients::test(
+        &sources,
+        &folder(root).join("clients"),
+        &tried,
+    ))?;
+    some_tests(Report {
+        tests,
+        ..Report::default()
+    })
 }
 
 /// A run that executes no test has shown nothing.
