@@ -1,8 +1,10 @@
 //! Tasks of this repository, run as `cargo xtask TASK`.
 
+mod command;
 mod setup;
 mod source;
 mod suite;
+mod sysroot;
 mod tidy;
 mod wasi;
 
@@ -66,8 +68,8 @@ fn run(arguments: &[&str]) -> Result<(), Failure> {
             Some(target) => suite::run(&root(), target),
             None => Err(usage(&format!("there is no target {name:?}"))),
         },
-        ["build-wasi"] => wasi::build(&root(), wasi::Source::Any).map(drop),
-        ["build-wasi", "--own-std"] => wasi::build(&root(), wasi::Source::Debian).map(drop),
+        ["build-wasi"] => wasi::build(&root(), sysroot::Source::Any).map(drop),
+        ["build-wasi", "--own-std"] => wasi::build(&root(), sysroot::Source::Debian).map(drop),
         ["setup"] => setup::run(setup::NATIVE).map(drop),
         ["tidy"] => tidy::run(&root()),
         [] => Err(usage("which task?")),

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::setup::{self, Missing, Need};
-use crate::{Failure, tidy, wasi};
+use crate::{Failure, sysroot, tidy, wasi};
 
 /// A target that the tests are run on.
 pub(crate) struct Target {
@@ -44,7 +44,7 @@ const WASI: Target = Target {
     name: "wasi",
     steps: &[
         Step::Setup(setup::WASI),
-        Step::Wasi("build-wasi", |root| wasi::build(root, wasi::Source::Any)),
+        Step::Wasi("build-wasi", |root| wasi::build(root, sysroot::Source::Any)),
         Step::Wasi("conformance of a guest", wasi::conformance),
         Step::Wasi("guests beside natives", wasi::processes),
         Step::Wasi("the interface, on leases and on a host", wasi::interface),
@@ -149,7 +149,7 @@ fn seconds(duration: Duration) -> String {
 pub(crate) fn cargo(
     root: &Path,
     arguments: &str,
-    variables: &[(&str, impl AsRef<OsStr>)],
+    variables: &[(impl AsRef<OsStr>, impl AsRef<OsStr>)],
 ) -> Result<Report, Failure> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let child = Command::new(cargo)
@@ -186,6 +186,15 @@ pub(crate) fn cargo(
             Err(Failure::Step)
         }
     }
+}
+
+/// A run that executes no test has shown nothing.
+pub(crate) fn some_tests(report: Report) -> Result<Report, Failure> {
+    if report.tests > 0 {
+        return Ok(report);
+    }
+    println!("xtask: no test was executed");
+    Err(Failure::Step)
 }
 
 /// How many tests a line reports as passed. A test that starts its own binary again lets it run one test of many, and that
@@ -226,6 +235,18 @@ mod tests {
         ] {
             assert_eq!(passed(line), expected, "{line}");
         }
+    }
+
+    #[test]
+    fn a_run_that_executes_no_test_is_a_failure() {
+        let ran = |tests| {
+            some_tests(Report {
+                tests,
+                ..Report::default()
+            })
+        };
+        assert!(ran(0).is_err(), "nothing was shown");
+        assert!(ran(1).is_ok_and(|report| report.tests == 1));
     }
 
     #[test]
