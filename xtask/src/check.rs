@@ -9,12 +9,12 @@ use crate::Failure;
 use crate::suite::{Report, cargo};
 use crate::sysroot::{self, Source, Target};
 
-const MACOS: Target = Target {
+pub(crate) const MACOS: Target = Target {
     triple: "aarch64-apple-darwin",
     libc: None,
 };
 
-const FREEBSD: Target = Target {
+pub(crate) const FREEBSD: Target = Target {
     triple: "x86_64-unknown-freebsd",
     libc: None,
 };

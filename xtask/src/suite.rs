@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -16,9 +17,23 @@ use crate::{Failure, check, sysroot, tidy, wasi, web};
 /// A target that the tests are run on.
 pub(crate) struct Target {
     pub(crate) name: &'static str,
+    /// What is compiled for; nothing for the machine's own.
+    built_for: &'static [sysroot::Target],
     /// What the conformance suite's `native` is there; `None` where nothing is run.
     backend: Option<&'static str>,
     steps: &'static [Step],
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)?;
+        let mut before = " (";
+        for target in self.built_for {
+            write!(f, "{before}{}", target.triple)?;
+            before = ", ";
+        }
+        f.write_str(if self.built_for.is_empty() { "" } else { ")" })
+    }
 }
 
 /// All that can be tested so far.
@@ -26,6 +41,7 @@ pub(crate) const TARGETS: &[Target] = &[NATIVE, CHECK, WEB, WASI];
 
 const NATIVE: Target = Target {
     name: "native",
+    built_for: &[],
     backend: Some("unix"),
     steps: &[
         Step::Setup(setup::NATIVE),
@@ -49,6 +65,7 @@ const NATIVE: Target = Target {
 /// Guests, alone and beside natives.
 const WASI: Target = Target {
     name: "wasi",
+    built_for: &[wasi::TARGET],
     backend: Some("wasi"),
     steps: &[
         Step::Setup(setup::WASI),
@@ -70,6 +87,7 @@ const WASI: Target = Target {
 /// The systems that nobody here has.
 const CHECK: Target = Target {
     name: "check",
+    built_for: &[check::MACOS, check::FREEBSD],
     backend: None,
     steps: &[
         Step::Setup(&[]),
@@ -81,6 +99,7 @@ const CHECK: Target = Target {
 /// Pages, workers and Node.js.
 const WEB: Target = Target {
     name: "web",
+    built_for: &[web::TARGET],
     backend: Some("web"),
     steps: &[
         Step::Setup(setup::WEB),
@@ -204,10 +223,7 @@ fn run_one(root: &Path, target: &Target) -> Result<BTreeSet<String>, Failure> {
         );
         return Err(Failure::Step);
     }
-    println!(
-        "=== OK: all {total} steps of {} passed in {time}",
-        target.name
-    );
+    println!("=== OK: all {total} steps of {target} passed in {time}");
     Ok(conformance)
 }
 
@@ -357,6 +373,37 @@ mod tests {
         };
         assert!(ran(0).is_err(), "nothing was shown");
         assert!(ran(1).is_ok_and(|report| report.tests == 1));
+    }
+
+    #[test]
+    fn the_document_of_platforms_tells_of_these_targets_and_no_others() {
+        let document = include_str!("../../docs/platforms.md");
+        let (_, section) = document
+            .split_once("\n| TARGET |")
+            .expect("it has the table");
+        let (table, _) = section.split_once("\n\n").expect("the table ends");
+        // Row by row what stands between backticks in the first two columns.
+        let told: BTreeMap<&str, Vec<&str>> = table
+            .lines()
+            .skip(2)
+            .map(|row| {
+                let mut columns = row.split('|').skip(1).map(|column| {
+                    let code: Vec<&str> = column.split('`').skip(1).step_by(2).collect();
+                    code
+                });
+                let names = columns.next().unwrap_or_default();
+                assert_eq!(names.len(), 1, "{row}");
+                (names[0], columns.next().unwrap_or_default())
+            })
+            .collect();
+        let tested: BTreeMap<&str, Vec<&str>> = TARGETS
+            .iter()
+            .map(|target| {
+                let triples = target.built_for.iter().map(|target| target.triple);
+                (target.name, triples.collect())
+            })
+            .collect();
+        assert_eq!(told, tested, "docs/platforms.md and TARGETS");
     }
 
     #[test]

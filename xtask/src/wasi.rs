@@ -23,7 +23,7 @@ use crate::command::{cannot, output, said, words};
 use crate::suite::{Report, cargo, some_tests};
 use crate::sysroot::{self, Source, Variables};
 
-const TARGET: sysroot::Target = sysroot::Target {
+pub(crate) const TARGET: sysroot::Target = sysroot::Target {
     triple: "wasm32-wasip2",
     libc: Some("wasi-libc"),
 };
