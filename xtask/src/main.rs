@@ -2,6 +2,7 @@
 
 mod check;
 mod command;
+mod prove;
 mod setup;
 mod source;
 mod suite;
@@ -21,6 +22,8 @@ Usage: cargo xtask test [TARGET]   everything that must hold before a merge, on 
        cargo xtask build-wasi      the program for WASI guests and the component, at target/wasi/cachelock.wasm and
                                    cachelock-component.wasm (--own-std: with a standard library from Debian's packages, as
                                    where rustup cannot download one)
+       cargo xtask prove [--short | --long] [--layer N] [--seed N]
+                                   what the library promises, shown layer by layer; see docs/reliability.md
        cargo xtask setup           only what tests need of the machine: what is missing is installed or said
        cargo xtask tidy            only the rules of the sources that no compiler checks
        cargo xtask help            this text
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: &[&str]) -> Result<(), Failure> {
     match arguments {
+        ["prove", arguments @ ..] => prove::run(&root(), arguments),
         _ if arguments
             .iter()
             .any(|word| matches!(*word, "--help" | "-h")) =>

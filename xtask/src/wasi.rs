@@ -85,6 +85,17 @@ pub(crate) fn conformance(root: &Path) -> Result<Report, Failure> {
 
 /// Native tests that run the program as a guest.
 pub(crate) fn processes(root: &Path) -> Result<Report, Failure> {
+    let (wasmtime, guest) = runnable(root)?;
+    let variables = [
+        ("CACHELOCK_TEST_WASMTIME", wasmtime.into_os_string()),
+        ("CACHELOCK_TEST_GUEST", guest.into_os_string()),
+    ];
+    let arguments = "test -p cachelock-cli --features wasi-tests --test wasi";
+    some_tests(cargo(root, arguments, &variables)?)
+}
+
+/// The runtime, and the program that was built for it, compiled for this machine.
+pub(crate) fn runnable(root: &Path) -> Result<(PathBuf, PathBuf), Failure> {
     let wasmtime = said(wasmtime::find(&folder(root)))?;
     let program = folder(root).join("cachelock.wasm");
     let compiled = folder(root).join("cachelock.cwasm");
@@ -95,12 +106,7 @@ pub(crate) fn processes(root: &Path) -> Result<Report, Failure> {
         .arg("-o")
         .arg(&compiled);
     said(output(&mut compile))?;
-    let variables = [
-        ("CACHELOCK_TEST_WASMTIME", wasmtime.into_os_string()),
-        ("CACHELOCK_TEST_GUEST", compiled.into_os_string()),
-    ];
-    let arguments = "test -p cachelock-cli --features wasi-tests --test wasi";
-    some_tests(cargo(root, arguments, &variables)?)
+    Ok((wasmtime, compiled))
 }
 
 /// A guest that imports the interface, on the component and on a host that implements it.
@@ -123,7 +129,7 @@ fn folder(root: &Path) -> PathBuf {
 }
 
 /// Where cargo builds.
-fn target_dir(root: &Path) -> PathBuf {
+pub(crate) fn target_dir(root: &Path) -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir))
 }
 
