@@ -77,7 +77,7 @@ fn run(arguments: &[&str]) -> Result<(), Failure> {
         },
         ["build-wasi"] => wasi::build(&root(), sysroot::Source::Any).map(drop),
         ["build-wasi", "--own-std"] => wasi::build(&root(), sysroot::Source::Debian).map(drop),
-        ["setup"] => setup::run(setup::NATIVE).map(drop),
+        ["setup"] => suite::needs().try_for_each(|needs| setup::run(needs).map(drop)),
         ["tidy"] => tidy::run(&root()),
         [] => Err(usage("which task?")),
         [task, ..] => Err(usage(&format!(

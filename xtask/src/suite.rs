@@ -165,6 +165,15 @@ impl Step {
     }
 }
 
+/// What the tests of all targets need of the machine.
+pub(crate) fn needs() -> impl Iterator<Item = &'static [Need]> {
+    let steps = TARGETS.iter().flat_map(|target| target.steps);
+    steps.filter_map(|step| match step {
+        Step::Setup(needs) => Some(*needs),
+        _ => None,
+    })
+}
+
 /// Tests `targets`, one after the other, and stops at the first failure.
 pub(crate) fn run(root: &Path, targets: &[Target]) -> Result<(), Failure> {
     let mut lines = Vec::new();
