@@ -9,7 +9,7 @@
 //! | `cachelock-component.wasm` | the component that exports the interface, as it is to be handed out |
 //! | `cachelock.cwasm` | the program, compiled for this machine, so that each of many runs starts at once |
 //! | `scratch` | the directory that tests inside of a guest are granted |
-//! | `debian`, `std`, `sysroot` | see [`sysroot`](crate::sysroot) |
+//! | `debian`, `std`, `sysroot` | see [`sysroot`] |
 //! | `wasmtime` | see [`wasmtime`] |
 
 mod wasmtime;
