@@ -17,11 +17,12 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 pub(crate) mod disk;
+pub(crate) mod planted;
 
-/// The user that most of these tests run the program as: root passes every test of permission.
-pub(crate) const USER: u32 = 12_345;
+/// The user that most of these tests run the program as.
+pub(crate) const USER: u32 = planted::USER;
 /// Another one.
-pub(crate) const STRANGER: u32 = 12_346;
+pub(crate) const STRANGER: u32 = planted::STRANGER;
 
 /// No run of the program may take longer.
 pub(crate) const LIMIT: Duration = Duration::from_secs(10);
