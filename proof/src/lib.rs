@@ -6,6 +6,8 @@
 //! one line for each count.
 
 pub mod layer;
+pub mod place;
+pub mod random;
 mod table;
 
 pub mod layers;
