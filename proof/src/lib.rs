@@ -7,6 +7,7 @@
 
 pub mod layer;
 pub mod place;
+pub mod program;
 pub mod random;
 mod table;
 
