@@ -4,13 +4,18 @@ use std::process::ExitCode;
 
 use crate::Layer;
 
+pub mod hostile;
 pub mod injection;
 pub mod kills;
 
 /// All layers, in the order of their numbers.
 #[must_use]
 pub fn all() -> Vec<Box<dyn Layer>> {
-    vec![Box::new(injection::Injection), Box::new(kills::Kills)]
+    vec![
+        Box::new(injection::Injection),
+        Box::new(kills::Kills),
+        Box::new(hostile::Hostile),
+    ]
 }
 
 /// The first argument of a process that a layer starts from this program itself.
