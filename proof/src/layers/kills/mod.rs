@@ -27,6 +27,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -83,9 +84,12 @@ impl Layer for Kills {
             .ok_or_else(|| Broken("it kills the program, too: --program FILE".to_owned()))?;
         let kills = plan.size.pick(300, 20_000, 200_000);
         let freezes = plan.size.pick(4, 40, 400);
+        // The end of one ground is the end of the other.
+        let failed = AtomicBool::new(false);
+        let failed = &failed;
         let (tmpfs, ext4, frozen, controls) = thread::scope(|scope| {
             let on = |kind, seed| {
-                scope.spawn(move || kill_on(kind, kills / 2, plan.seed ^ seed, program))
+                scope.spawn(move || kill_on(kind, kills / 2, plan.seed ^ seed, program, failed))
             };
             let (tmpfs, ext4) = (on(Kind::Tmpfs, 0), on(Kind::Ext4, 1));
             let frozen = scope.spawn(|| freezes::freeze(freezes, plan.seed ^ 2));
@@ -170,7 +174,13 @@ impl Tally {
     }
 }
 
-fn kill_on(kind: Kind, kills: u64, seed: u64, program: &Path) -> Result<Tally, Broken> {
+fn kill_on(
+    kind: Kind,
+    kills: u64,
+    seed: u64,
+    program: &Path,
+    failed: &AtomicBool,
+) -> Result<Tally, Broken> {
     let place = Place::on(kind)?;
     let setup = Setup {
         style: Style::Right,
@@ -179,12 +189,20 @@ fn kill_on(kind: Kind, kills: u64, seed: u64, program: &Path) -> Result<Tally, B
         seed,
     };
     let mut tally = Tally::default();
-    let killed = kill(place.path(), setup, kills, Some(program), &mut tally);
+    let killed = kill(
+        place.path(),
+        setup,
+        kills,
+        Some(program),
+        failed,
+        &mut tally,
+    );
     killed.map_err(|fault| {
-        let after = tally.kills;
-        Broken(format!(
-            "seed {seed}: {kind:?}, after {after} kills: {fault}"
-        ))
+        failed.store(true, Ordering::Relaxed);
+        let (name, after) = (kind.name(), tally.kills);
+        let broken = format!("seed {seed}: {name}, after {after} kills: {fault}");
+        println!("{broken}");
+        Broken(broken)
     })?;
     Ok(tally)
 }
@@ -195,11 +213,15 @@ fn kill(
     setup: Setup,
     kills: u64,
     program: Option<&Path>,
+    failed: &AtomicBool,
     tally: &mut Tally,
 ) -> Result<(), Fault> {
     let mut ground = Ground::new(dir, setup)?;
     // A few more, should chance have left out a phase.
     while tally.kills < kills || (tally.kills < 10 * kills && tally.hit() < PHASES.len()) {
+        if failed.load(Ordering::Relaxed) {
+            break;
+        }
         let program = program.filter(|_| ground.random.one_in(50));
         // Beyond the end of a refresh that has begun, too.
         let most = 4 * ground.refresh.as_nanos() as u64;
@@ -341,7 +363,8 @@ fn controls(plan: &Plan) -> Result<Vec<Control>, Broken> {
             seed: Random::new(plan.seed).draw(),
         };
         let mut tally = Tally::default();
-        let found = kill(place.path(), setup, KILLS, None, &mut tally);
+        let never = AtomicBool::new(false);
+        let found = kill(place.path(), setup, KILLS, None, &never, &mut tally);
         let caught = matches!(&found, Err(fault) if fault.kind == expected);
         match found {
             Err(fault) => println!("planted: {defect}: after {} kills: {fault}", tally.kills),
