@@ -321,7 +321,11 @@ impl Ground {
 
 /// Planted defects: programs that follow, wait, or say nothing.
 fn controls(dir: &Path, program: &Path) -> Result<Vec<Control>, Broken> {
-    const SHORT: Duration = Duration::from_secs(1);
+    // Nobody writes into the pipe, so it can be told soon.
+    let limit = |thing| match thing {
+        Thing::Pipe => Duration::from_secs(1),
+        _ => LIMIT,
+    };
     let ground = Ground::new(dir.join("control"), program, "entry").map_err(Broken)?;
     let mut controls = Vec::new();
     for (thing, words, expected, defect) in [
@@ -362,7 +366,7 @@ fn controls(dir: &Path, program: &Path) -> Result<Vec<Control>, Broken> {
             thing,
             operation: &["refresh", "FILE"],
         };
-        let found = ground.check(&case, &Doing::Other(words, SHORT));
+        let found = ground.check(&case, &Doing::Other(words, limit(thing)));
         let found = found.err().unwrap_or_default();
         println!("planted: {defect}: {found}");
         controls.push(Control::new(defect, found.contains(expected)));
