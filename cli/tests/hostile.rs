@@ -7,7 +7,6 @@
 
 use std::fmt;
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use cachelock::{Cache, Verification};
@@ -79,16 +78,8 @@ impl Place {
     fn assert_private(&self, case: &Case) {
         let tag = self.ground.control().join("tags").join(self.entry);
         for path in [self.payload(), tag] {
-            if let Ok(metadata) = fs::symlink_metadata(&path)
-                && metadata.is_file()
-            {
-                assert_eq!(
-                    metadata.mode() & 0o022,
-                    0,
-                    "{case}: {} is open",
-                    path.display()
-                );
-            }
+            let open = planted::is_open(&path);
+            assert!(!open, "{case}: {} is open", path.display());
         }
     }
 

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::fs::File;
 use std::io::Read as _;
-use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
@@ -84,12 +83,6 @@ impl Ran {
     #[must_use]
     pub fn code(&self) -> i32 {
         self.status.code().unwrap_or(-1)
-    }
-
-    /// Whether `SIGKILL` ended it.
-    #[must_use]
-    pub fn was_killed(&self) -> bool {
-        self.status.signal() == Some(9)
     }
 
     /// Whatever it was, it was said as the documentation promises: one of its exit codes, a message that names `path`, no

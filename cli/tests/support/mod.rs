@@ -7,7 +7,6 @@ use std::fmt;
 use std::fs::{self, Permissions};
 use std::io::Read as _;
 use std::os::unix::fs::{PermissionsExt as _, chown};
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, Weak};
@@ -82,7 +81,7 @@ pub(crate) fn myself() -> u32 {
 
 fn run_as(command: &mut Command, user: u32) {
     if user != myself() {
-        command.uid(user).gid(user);
+        planted::run_as(command, user);
     }
 }
 

@@ -3,7 +3,9 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, lchown, symlink};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::SystemTime;
 
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
@@ -201,6 +203,17 @@ impl Case {
             _ => true,
         }
     }
+}
+
+/// Has `command` run as `user`.
+pub(crate) fn run_as(command: &mut Command, user: u32) {
+    command.uid(user).gid(user);
+}
+
+/// Whether `path` is a file that others may write to.
+pub(crate) fn is_open(path: &Path) -> bool {
+    let metadata = fs::symlink_metadata(path);
+    metadata.is_ok_and(|metadata| metadata.is_file() && metadata.mode() & 0o022 != 0)
 }
 
 /// Gives `path`, and not what it may lead to, to `user`.

@@ -10,8 +10,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -19,6 +17,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use rustix::fs::{Mode, chmod};
 use rustix::process::geteuid;
 
 use crate::layer::{Broken, Control, Count, Layer, Outcome, Plan, Size};
@@ -80,10 +79,11 @@ impl Layer for Hostile {
 fn reachable(dir: &Path, program: &Path) -> Result<PathBuf, String> {
     let copy = dir.join("cachelock");
     let failed = |error: std::io::Error| format!("{}: {error}", program.display());
-    let mode = fs::Permissions::from_mode(0o755);
     fs::copy(program, &copy).map_err(failed)?;
-    fs::set_permissions(&copy, mode.clone()).map_err(failed)?;
-    fs::set_permissions(dir, mode).map_err(failed)?;
+    for path in [&copy, dir] {
+        let mode = chmod(path, Mode::from_raw_mode(0o755));
+        mode.map_err(|error| failed(error.into()))?;
+    }
     Ok(copy)
 }
 
@@ -213,7 +213,8 @@ impl Ground {
     /// Runs it as the user.
     fn run(&self, program: &Path, words: &[String], limit: Duration) -> Result<Ran, String> {
         let mut command = Command::new(program);
-        command.args(words).uid(USER).gid(USER);
+        command.args(words);
+        planted::run_as(&mut command, USER);
         // Where every user may be.
         command.current_dir("/").env("CACHELOCK_CONFIG", "");
         command.env_remove("RUST_BACKTRACE");
@@ -279,10 +280,7 @@ impl Ground {
         }
         let tag = self.cache().join(".cachelock/tags").join(self.entry);
         for path in [self.payload(), tag] {
-            let metadata = fs::symlink_metadata(&path);
-            let metadata = metadata.ok().filter(fs::Metadata::is_file);
-            let is_open = metadata.is_some_and(|metadata| metadata.mode() & 0o022 != 0);
-            if is_open && case.thing != Thing::Mode(0o666) {
+            if planted::is_open(&path) && case.thing != Thing::Mode(0o666) {
                 return Err(format!("{} is open to everybody", path.display()));
             }
         }

@@ -1,11 +1,12 @@
 //! A scene: a cache as it is before a run, the run, and what must be true after it.
 
-use std::fs::{self, File, Permissions};
-use std::os::unix::fs::PermissionsExt as _;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, SystemTime};
+
+use rustix::fs::{Mode, chmod, stat};
 
 use super::trace::{self, Point};
 use crate::layer::Guest;
@@ -101,6 +102,18 @@ fn said<T>(what: &Path, result: std::io::Result<T>) -> Result<T> {
     result.map_err(|error| format!("{}: {error}", what.display()))
 }
 
+fn mode_of(path: &Path) -> Result<u32> {
+    let found = said(path, stat(path).map_err(Into::into))?;
+    Ok(Mode::from_raw_mode(found.st_mode).as_raw_mode() & 0o777)
+}
+
+fn set_mode(path: &Path, mode: u32) -> Result<()> {
+    said(
+        path,
+        chmod(path, Mode::from_raw_mode(mode)).map_err(Into::into),
+    )
+}
+
 impl Stage {
     /// Sets the scene in `dir`, which does not exist.
     pub(super) fn set(dir: PathBuf, scene: Scene, programs: &Programs) -> Result<Self> {
@@ -119,8 +132,7 @@ impl Stage {
         if ran.code() != 0 {
             return Err(format!("the first refresh: {ran}"));
         }
-        let private = fs::set_permissions(stage.entry(), Permissions::from_mode(PRIVATE));
-        said(&stage.entry(), private)?;
+        set_mode(&stage.entry(), PRIVATE)?;
         if scene.before != Before::Entry {
             stage.die_between_renames()?;
         }
@@ -230,10 +242,10 @@ impl Stage {
         let renames = |point: &&Point| point.call.starts_with("rename");
         let last = points.iter().rfind(renames).ok_or("it renames nothing")?;
         let inject = format!("inject={}:signal=KILL:when={}", last.call, last.ordinal);
-        let (ran, _) = run(&["-e", &inject])?;
+        let (ran, log) = run(&["-e", &inject])?;
         let names = names(&self.control())?;
         let has = |prefix: &str| names.iter().any(|name| name.starts_with(prefix));
-        if !ran.was_killed() || !has("claim-") || !has("stage-") {
+        if !trace::was_killed(&log) || !has("claim-") || !has("stage-") {
             return Err(format!("it was not killed between its renames: {ran}"));
         }
         if self.scene.before == Before::DeadGuest {
@@ -264,7 +276,7 @@ impl Stage {
                     true => None,
                     false => Some(said(&path, fs::read(&path))?),
                 },
-                mode: metadata.permissions().mode() & 0o777,
+                mode: mode_of(&path)?,
                 modified: said(&path, metadata.modified())?,
                 path: path.clone(),
             });
@@ -305,8 +317,7 @@ impl Stage {
                     }
                 }
             }
-            let mode = fs::set_permissions(path, Permissions::from_mode(kept.mode));
-            said(path, mode)?;
+            set_mode(path, kept.mode)?;
         }
         Ok(())
     }
@@ -355,7 +366,7 @@ impl Stage {
         let trace = format!("trace={call}");
         let (ran, log) = self.run(&["-e", &trace, "-e", &inject])?;
         let fired = match injected {
-            Injected::Kill => ran.was_killed(),
+            Injected::Kill => trace::was_killed(&log),
             Injected::Error(_) => trace::has_failed_one(&log),
         };
         if !fired {
@@ -383,8 +394,7 @@ impl Stage {
         if !expected.contains(&&*payload) {
             return Err(format!("the payload is {payload:?}: {ran}"));
         }
-        let metadata = said(&self.entry(), fs::metadata(self.entry()))?;
-        let keeps_mode = metadata.permissions().mode() & 0o777 == PRIVATE;
+        let keeps_mode = mode_of(&self.entry())? == PRIVATE;
         // A guest cannot set modes.
         if !keeps_mode && self.scene.runner != Runner::Guest {
             return Err(format!("the payload is not private any more: {ran}"));

@@ -91,6 +91,11 @@ pub(super) fn has_failed_one(log: &str) -> bool {
     log.lines().any(|line| line.ends_with("(INJECTED)"))
 }
 
+/// Whether the process was killed.
+pub(super) fn was_killed(log: &str) -> bool {
+    log.ends_with("+++ killed by SIGKILL +++\n")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,8 +126,12 @@ exit_group(0) = ?
     }
 
     #[test]
-    fn an_injected_error_shows() {
+    fn what_was_injected_shows() {
         assert!(has_failed_one(LOG));
+        assert!(!was_killed(LOG));
+        assert!(was_killed(
+            &LOG.replace("exited with 0", "killed by SIGKILL")
+        ));
         assert!(!has_failed_one(
             LOG.split("(INJECTED)").next().unwrap_or_default()
         ));
