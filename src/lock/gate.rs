@@ -223,7 +223,8 @@ impl Stall {
     ) -> Option<Kind> {
         let own = control.cx.options.lease;
         let now = waiter.now();
-        self.patience = if sight.is_free() {
+        // Whoever has made a claim with the gate and not yet written it is most likely alive, for the gate is held.
+        self.patience = if sight.is_free() || sight.unwritten_gated {
             own
         } else {
             sight.patience(control)
