@@ -54,6 +54,10 @@ cfg_if::cfg_if! {
     }
 }
 
+/// Whether this target's processes are guests in a sandbox: without kernel locks, threads and watches, whatever the host
+/// has. What is built for those can be left out then.
+pub const GUEST: bool = cfg!(all(target_os = "wasi", target_env = "p2"));
+
 /// The platform of this target: one object for each process, the same at every call.
 #[must_use]
 pub fn native() -> Arc<dyn Platform> {
@@ -95,6 +99,15 @@ pub trait Platform: Send + Sync {
     /// # Errors
     /// What the system says for the first directory that could not be created.
     fn create_dir_all(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes the names of the directories on the way to the directory at `path` durable, as far as that can be done.
+    fn sync_parents(&self, path: &Path) {
+        for parent in path.ancestors().skip(1) {
+            if let Ok(dir) = self.open_dir(parent) {
+                let _ = dir.sync();
+            }
+        }
+    }
 
     /// Now, on the monotonic clock.
     fn monotonic(&self) -> Monotonic;

@@ -63,6 +63,10 @@ impl Platform for Wasi {
         preopens::create_dir_all(path)
     }
 
+    fn sync_parents(&self, path: &Path) {
+        preopens::sync_parents(path);
+    }
+
     fn monotonic(&self) -> Monotonic {
         event::monotonic()
     }
