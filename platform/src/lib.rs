@@ -35,6 +35,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 pub mod folders;
+#[cfg(any(test, feature = "bare"))]
+mod heap;
 pub mod input;
 pub mod memory;
 pub mod process;
