@@ -38,9 +38,14 @@ pub(crate) fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-pub(crate) fn as_millis(duration: Duration) -> u64 {
+fn as_millis(duration: Duration) -> u64 {
     let seconds = duration.as_secs().saturating_mul(1000);
     seconds.saturating_add(duration.subsec_millis().into())
+}
+
+/// Rounded up: who sleeps for that long has slept long enough.
+pub(crate) fn until(wait: Duration) -> u64 {
+    as_millis(wait + Duration::from_nanos(999_999))
 }
 
 pub(crate) fn timeout(timeout: u64) -> Timeout {

@@ -80,7 +80,7 @@ impl wit::GuestRefresh for RefreshResource {
 
     #[inline(never)]
     fn heartbeat_due(&self) -> Result<Option<u64>, wit::Error> {
-        self.with(|refresh| Ok(refresh.heartbeat_due().map(convert::as_millis)))
+        self.with(|refresh| Ok(refresh.heartbeat_due().map(convert::until)))
     }
 
     #[inline(never)]
