@@ -35,7 +35,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 pub mod folders;
-#[cfg(any(test, feature = "bare"))]
+#[cfg(any(test, all(feature = "bare", target_os = "wasi")))]
 mod heap;
 pub mod input;
 pub mod memory;
