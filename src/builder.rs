@@ -17,6 +17,7 @@ use crate::metrics::Counters;
 #[cfg(feature = "mutations")]
 use crate::mutation::Mutation;
 use crate::name::check_cache_path;
+use crate::time::seconds;
 use crate::wait::{CancelToken, Timeout};
 
 /// How writers exclude each other.
@@ -118,7 +119,8 @@ pub struct CacheBuilder {
 }
 
 impl CacheBuilder {
-    /// How long callers wait for the lock; 10 s by default.
+    /// How long callers wait for the lock; 10 s by default. On the web (`wasm32-unknown-unknown`) it is tried once whatever the
+    /// timeout: nobody else runs while the only thread waits.
     pub fn timeout(mut self, timeout: impl Into<Timeout>) -> Self {
         self.options.timeout = timeout.into();
         self
@@ -189,7 +191,12 @@ impl CacheBuilder {
         if lease < LEASE_MIN || lease > LEASE_MAX {
             return Err(Error::limit(
                 &path,
-                format!("a lease of {lease:?} is not between {LEASE_MIN:?} and {LEASE_MAX:?}"),
+                format!(
+                    "a lease of {} is not between {} and {}",
+                    seconds(lease),
+                    seconds(LEASE_MIN),
+                    seconds(LEASE_MAX)
+                ),
             ));
         }
         let cx = Arc::new(Context {

@@ -90,10 +90,8 @@ fn sync_above(cx: &Context, hold: &Hold) {
         return;
     }
     drop(synced);
-    for ancestor in cx.path.ancestors().skip(1) {
-        if let Ok(dir) = cx.platform.open_dir(ancestor) {
-            let _ = sync_dir(cx, &*dir);
-        }
+    if !cx.mutated(Mutation::NoDirectorySync) {
+        cx.platform.sync_parents(&cx.path);
     }
 }
 

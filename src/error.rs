@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use cachelock_platform::GUEST;
+
 pub(crate) use crate::events::WaitingFor;
 use crate::key::Key;
 use crate::lock::Holder;
@@ -23,8 +25,14 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// assert_eq!(error.kind().name(), "invalid-name");
 /// # Ok::<(), cachelock::Error>(())
 /// ```
-// With the key of the entry it is about, if that has one.
-pub struct Error(Box<Repr>, pub(crate) Option<Key>);
+// One pointer: it is part of nearly every result, and each of those is moved through many callers.
+pub struct Error(Box<Body>);
+
+struct Body {
+    repr: Repr,
+    /// Of the entry it is about, if that has one.
+    key: Option<Key>,
+}
 
 /// The kinds of [`Error`] that a caller can act on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -101,7 +109,8 @@ enum Repr {
         path: PathBuf,
         what: WaitingFor,
         waited: Duration,
-        budget: Duration,
+        /// `None`: to wait would have been in vain.
+        budget: Option<Duration>,
         holder: Option<Holder>,
     },
     #[error("cancelled after {} of waiting for {what} of {}", seconds(*waited), path.display())]
@@ -156,10 +165,11 @@ fn held_by(holder: Option<&Holder>) -> String {
     holder.map_or_else(String::new, |holder| format!(", held by {holder}"))
 }
 
-fn remedy(budget: Duration) -> String {
+fn remedy(budget: Option<Duration>) -> String {
     match budget {
-        Duration::ZERO => "; it was tried once, allow a timeout to wait".into(),
-        budget => format!(
+        None => "; nobody lets go while this thread waits, try again later".into(),
+        Some(Duration::ZERO) => "; it was tried once, allow a timeout to wait".into(),
+        Some(budget) => format!(
             "; wait longer with a timeout above {}, or see who holds it",
             seconds(budget)
         ),
@@ -189,7 +199,7 @@ fn hint(source: &io::Error) -> &'static str {
 
 /// The kinds of `std` have none for it yet, but its text is the same everywhere.
 fn is_out_of_descriptors(source: &io::Error) -> bool {
-    source.to_string().contains("Too many open files")
+    !GUEST && source.to_string().starts_with("Too many open files")
 }
 
 impl Error {
@@ -197,7 +207,7 @@ impl Error {
         path: &Path,
         what: WaitingFor,
         waited: Duration,
-        budget: Duration,
+        budget: Option<Duration>,
         holder: Option<Holder>,
     ) -> Self {
         Repr::Timeout {
@@ -318,10 +328,16 @@ impl Error {
         .into()
     }
 
+    /// Tells the key, too, where the path only has its hash.
+    pub(crate) fn of_key(mut self, key: Option<&Key>) -> Self {
+        self.0.key = key.cloned();
+        self
+    }
+
     /// What kind of error it is.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
-        match &*self.0 {
+        match &self.0.repr {
             Repr::Timeout { .. } => ErrorKind::Timeout,
             Repr::Cancelled { .. } => ErrorKind::Cancelled,
             Repr::LeaseLost { .. } => ErrorKind::LeaseLost,
@@ -348,7 +364,7 @@ impl Error {
     /// The file or directory it happened to; `None` for a name that never became a path.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
-        match &*self.0 {
+        match &self.0.repr {
             Repr::InvalidName { .. } => None,
             Repr::Timeout { path, .. }
             | Repr::Cancelled { path, .. }
@@ -369,7 +385,7 @@ impl Error {
     /// The holder that a timed-out caller waited for, as far as known.
     #[must_use]
     pub fn holder(&self) -> Option<&Holder> {
-        match &*self.0 {
+        match &self.0.repr {
             Repr::Timeout { holder, .. } => holder.as_ref(),
             _ => None,
         }
@@ -408,18 +424,18 @@ impl Error {
 
 impl From<Repr> for Error {
     fn from(repr: Repr) -> Self {
-        Error(Box::new(repr), None)
+        Error(Box::new(Body { repr, key: None }))
     }
 }
 
 /// `{:#}` leaves the remedy of a timeout to a program that can name its own setting.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)?;
-        if let (Repr::Timeout { budget, .. }, false) = (&*self.0, f.alternate()) {
+        self.0.repr.fmt(f)?;
+        if let (Repr::Timeout { budget, .. }, false) = (&self.0.repr, f.alternate()) {
             f.write_str(&remedy(*budget))?;
         }
-        self.1.iter().try_for_each(|key| write!(f, " ({key})"))
+        self.0.key.iter().try_for_each(|key| write!(f, " ({key})"))
     }
 }
 
@@ -431,18 +447,17 @@ impl fmt::Debug for Error {
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.0.source()
+        self.0.repr.source()
     }
 }
 
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
-        let kind = match error.kind() {
-            ErrorKind::Timeout => io::ErrorKind::TimedOut,
-            ErrorKind::Corrupt => io::ErrorKind::InvalidData,
-            ErrorKind::InvalidName => io::ErrorKind::InvalidInput,
-            ErrorKind::Permission => io::ErrorKind::PermissionDenied,
-            ErrorKind::StorageFull => io::ErrorKind::StorageFull,
+        let kind = match &error.0.repr {
+            Repr::Io { source, .. } => source.kind(),
+            Repr::Timeout { .. } => io::ErrorKind::TimedOut,
+            Repr::Corrupt { .. } => io::ErrorKind::InvalidData,
+            Repr::InvalidName { .. } | Repr::InvalidCache { .. } => io::ErrorKind::InvalidInput,
             _ => io::ErrorKind::Other,
         };
         io::Error::new(kind, error)

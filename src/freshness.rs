@@ -18,6 +18,7 @@ use crate::events::{Event, EventKind};
 use crate::lock::{Acquired, How, Look};
 use crate::meta::Meta;
 use crate::policy::{Freshness, Policy};
+use crate::publish::publish;
 use crate::published::{PublishError, Published};
 use crate::read::{Found, Snapshot, Stream};
 use crate::refresh::Refresh;
@@ -411,10 +412,6 @@ impl Refresh {
     /// # Errors
     /// As those.
     pub fn finish(self, produced: Produced) -> Result<Published, PublishError> {
-        match produced {
-            Produced::New => self.publish(),
-            Produced::NotModified => self.publish_not_modified(),
-            Produced::Absent(valid_for) => self.publish_absent(valid_for),
-        }
+        publish(self, produced)
     }
 }

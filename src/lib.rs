@@ -59,6 +59,7 @@ mod events;
 #[cfg(feature = "metrics")]
 mod facade;
 mod freshness;
+mod hash;
 mod key;
 mod lock;
 mod meta;

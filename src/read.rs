@@ -13,12 +13,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use cachelock_platform::{File, Metadata};
-use xxhash_rust::xxh3::xxh3_128;
 
 use crate::cache::Entry;
 use crate::control::read_whole;
 use crate::error::{Error, Result};
 use crate::events::{Event, EventKind};
+use crate::hash::xxh3_128;
 use crate::key::Key;
 use crate::meta::{Meta, Verification};
 use crate::mutation::Mutation;
@@ -102,8 +102,13 @@ impl Stream {
     }
 }
 
-impl Read for Stream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+impl Stream {
+    /// As [`Read::read`], with an error that says what it happened to: reads the next bytes, at most `buffer.len()`. 0 is the
+    /// end.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if the payload was cut since it was verified; what the system says.
+    pub fn read_next(&mut self, buffer: &mut [u8]) -> Result<usize> {
         // Not beyond what was verified, should somebody append to the file against the rules.
         let left = usize::try_from(self.meta.len - self.at).unwrap_or(usize::MAX);
         let want = buffer.len().min(left);
@@ -111,15 +116,27 @@ impl Read for Stream {
             return Ok(0);
         }
         let read = match &self.source {
-            Source::Memory(bytes) => (&bytes[self.at as usize..]).read(&mut buffer[..want])?,
-            Source::File(file) => file.read_at(&mut buffer[..want], self.at)?,
+            Source::Memory(bytes) => {
+                buffer[..want].copy_from_slice(&bytes[self.at as usize..][..want]);
+                Ok(want)
+            }
+            Source::File(file) => file.read_at(&mut buffer[..want], self.at),
         };
-        if read == 0 {
-            let cut = Error::corrupt(&self.path, "it was cut while it was read");
-            return Err(cut.of_key(self.key.as_ref()).into());
-        }
-        self.at += read as u64;
-        Ok(read)
+        let failed = match read {
+            Ok(0) => Error::corrupt(&self.path, "it was cut while it was read"),
+            Ok(read) => {
+                self.at += read as u64;
+                return Ok(read);
+            }
+            Err(error) => Error::io("read", &*self.path, error),
+        };
+        Err(failed.of_key(self.key.as_ref()))
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.read_next(buffer).map_err(io::Error::from)
     }
 }
 
@@ -299,7 +316,7 @@ fn look_once<I: Intake>(entry: &Entry, root: &Root) -> Result<Result<Look<I::Out
     let outcome = match (&tag.state, content) {
         (TagState::Corrupt(reason), Some(_)) => Err(reason.clone()),
         (TagState::Read(tag), content) => match record_of(cx, tag, content) {
-            Some(record) => Ok(Some(record.clone())),
+            Some(record) => Ok(Some(record)),
             None if content.is_none() => Ok(None),
             None => Err("its bytes are not what its tag says".into()),
         },
@@ -314,9 +331,9 @@ fn look_once<I: Intake>(entry: &Entry, root: &Root) -> Result<Result<Look<I::Out
     };
     let found = match (record, taken) {
         (None, None) => Found::Missing,
-        (record, _) if !entry.may_have(record.as_ref(), &tag.state)? => Found::Missing,
+        (record, _) if !entry.may_have(record, &tag.state)? => Found::Missing,
         (
-            Some(Record {
+            Some(&Record {
                 content: Content::Absent { valid_for },
                 checked,
                 ..
@@ -341,7 +358,7 @@ fn version(metadata: Option<&Metadata>, tag: &FoundTag) -> Version {
 
 fn meta(
     content: Content,
-    record: Option<Record>,
+    record: Option<&Record>,
     tag: &TagState,
     metadata: Option<Metadata>,
 ) -> Meta {
@@ -358,7 +375,7 @@ fn meta(
             written: record.written,
             checked: record.checked,
             took: record.took,
-            validators: record.validators,
+            validators: record.validators.clone(),
             verification: Verification::Verified,
         },
         None => Meta {

@@ -42,8 +42,10 @@ impl Timeout {
     /// 10 s: longer than the default lease, so that a waiter outlives a holder that died without the kernel's notice.
     pub const DEFAULT: Timeout = Timeout::After(Duration::from_secs(10));
 
-    fn budget(self) -> Option<Duration> {
+    fn budget(self, platform: &dyn platform::Platform) -> Option<Duration> {
         match self {
+            // Nobody could change anything meanwhile.
+            _ if !platform.can_wait() => Some(Duration::ZERO),
             Timeout::TryOnce => Some(Duration::ZERO),
             Timeout::After(budget) => Some(budget),
             Timeout::Infinite => None,
@@ -232,7 +234,7 @@ impl<'a> Waiter<'a> {
             cx,
             event,
             started,
-            budget: timeout.budget(),
+            budget: timeout.budget(&*cx.platform),
             cancel: cancel.cloned(),
             what: WaitingFor::Thread,
             holder: None,
@@ -286,7 +288,7 @@ impl<'a> Waiter<'a> {
     /// What is left for renames that must be repeated. A try has not used up anything.
     pub(crate) fn left_for_renames(&self) -> Option<Duration> {
         if self.tries {
-            self.cx.options.timeout.budget()
+            self.cx.options.timeout.budget(&*self.cx.platform)
         } else {
             self.remaining()
         }
@@ -329,12 +331,11 @@ impl<'a> Waiter<'a> {
         let waited = self.waited();
         self.contend(waited);
         self.say(EventKind::LockTimeout, waited);
-        let budget = self.budget.unwrap_or_default();
         Error::timeout(
             &self.cx.path,
             self.what,
             waited,
-            budget,
+            self.budget.filter(|_| self.cx.platform.can_wait()),
             self.holder.clone(),
         )
     }
@@ -389,7 +390,7 @@ impl<'a> Waiter<'a> {
 /// When to report after `now`, if the last report was due at `due`. By steps from there: the wake that brings a report is a
 /// little late each time, and reports that drift skip a second in the end. What was slept through is not made up for.
 fn report_after(due: Monotonic, now: Monotonic) -> Monotonic {
-    let steps = now.saturating_sub(due).as_nanos() / REPORT_EVERY.as_nanos() + 1;
+    let steps = now.saturating_sub(due).as_secs() / REPORT_EVERY.as_secs() + 1;
     due.saturating_add(REPORT_EVERY.saturating_mul(u32::try_from(steps).unwrap_or(u32::MAX)))
 }
 

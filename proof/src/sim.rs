@@ -22,34 +22,6 @@ pub(crate) const NEXT: &[u8] = b"next";
 /// What the simulated disk writes at once, so that a longer write can be torn in the middle. A claim's record is one block.
 pub(crate) const BLOCK: usize = 512;
 
-/// SplitMix64: small, and the same on every machine.
-#[derive(Debug, Clone)]
-pub(crate) struct Random(u64);
-
-impl Random {
-    /// The numbers for one place in a run: those for different places of one seed have nothing to do with each other.
-    pub(crate) fn new(seed: u64, place: &[usize]) -> Self {
-        let mut random = Self(seed);
-        for &step in place {
-            random.0 = random.next() ^ step as u64;
-        }
-        random
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = self.0;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bits ^ (bits >> 31)
-    }
-
-    /// A number below `limit`.
-    pub(crate) fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.next() % limit.max(1) as u64).unwrap_or(0)
-    }
-}
-
 /// Does `work` for each of `items`, so many at a time. Ends with the first broken promise, a panic included.
 pub(crate) fn each<T: Sync, R: Send>(
     jobs: usize,

@@ -51,7 +51,7 @@ impl<'a> Attempt<'a> {
         let nonce = cx
             .platform
             .random()
-            .map_err(|error| Error::io("draw a random name for", control.path(&name), error));
+            .map_err(|error| control.failed("draw a random name for", &name, error));
         let claim = Claim {
             epoch,
             nonce: *nonce.as_ref().unwrap_or(&0),
@@ -69,7 +69,7 @@ impl<'a> Attempt<'a> {
         if gated && written.is_ok() {
             written = file
                 .set_mode(control::PRIVATE)
-                .map_err(|error| Error::io("set the mode of", control.path(&name), error));
+                .map_err(|error| control.failed("set the mode of", &name, error));
         }
         drop(file);
         match written {
@@ -117,10 +117,10 @@ impl<'a> Attempt<'a> {
         let name = control::next_head(self.claim.epoch, self.claim.nonce);
         let file = control.create_unique(&name)?;
         file.set_len(self.claim.epoch)
-            .map_err(|error| Error::io("set the length of", control.path(&name), error))?;
-        if control.remote {
+            .map_err(|error| control.failed("set the length of", &name, error))?;
+        if control.is_remote() {
             file.sync()
-                .map_err(|error| Error::io("sync", control.path(&name), error))?;
+                .map_err(|error| control.failed("sync", &name, error))?;
         }
         drop(file);
         if !cx.mutated(Mutation::HeadNotChecked)
@@ -133,11 +133,7 @@ impl<'a> Attempt<'a> {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => {
-                return Err(Error::io(
-                    "rename the next head to",
-                    control.path(HEAD),
-                    error,
-                ));
+                return Err(control.failed("rename the next head to", HEAD, error));
             }
         }
         if late_fence {

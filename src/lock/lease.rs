@@ -233,7 +233,7 @@ impl Lease {
             return Ok(reason.or_else(|| Some("its claim was deleted".to_owned())));
         };
         let found = control::read_up_to(&*file, RECORD_READ)
-            .map_err(|error| Error::io("read", self.control.path(&name), error))?;
+            .map_err(|error| self.control.failed("read", &name, error))?;
         if Claim::decode(&found).is_ok_and(|found| found.nonce != self.nonce) {
             return Ok(Some("its claim is somebody else's".to_owned()));
         }
@@ -244,7 +244,7 @@ impl Lease {
         };
         self.control.write(&*file, &name, &record)?;
         file.touch()
-            .map_err(|error| Error::io("touch", self.control.path(&name), error))?;
+            .map_err(|error| self.control.failed("touch", &name, error))?;
         *self
             .next_beat
             .lock()

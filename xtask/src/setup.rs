@@ -72,20 +72,21 @@ pub(crate) const NATIVE: &[Need] = &[
     program("make", "make", "what a build starts all at once"),
 ];
 
+const NO_PYTHON: &str = "clients in other languages; anything, where no wasmtime is named";
+
 /// What the tests of guests need.
 pub(crate) const WASI: &[Need] = &[
     other("root", Kind::User, "guests without permissions"),
-    program("python3", "python3", "anything, where no wasmtime is named"),
-    program(
-        "pip3",
-        "python3-pip",
-        "anything, where no wasmtime is named",
-    ),
+    program("python3", "python3", NO_PYTHON),
+    program("pip3", "python3-pip", NO_PYTHON),
     program("setpriv", "util-linux", "guests without permissions"),
     program("unshare", "util-linux", "read-only file systems"),
     program("mount", "mount", "read-only file systems"),
     other("the right to mount", Kind::Mounts, "read-only file systems"),
 ];
+
+/// What the tests of the web target need.
+pub(crate) const WEB: &[Need] = &[program("node", "nodejs", "anything on the web target")];
 
 /// What the tests have to do without, one line each.
 pub(crate) type Missing = Vec<String>;
@@ -129,7 +130,7 @@ impl Need {
     }
 }
 
-fn is_in_path(program: &str) -> bool {
+pub(crate) fn is_in_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
 }

@@ -13,7 +13,8 @@ use std::time::Duration;
 use cachelock::platform::memory::{Call, Fault, Keep, Op, World};
 use cachelock::{Cache, Durability, Error, ErrorKind, Mutation};
 
-use crate::sim::{Found, NEW, OLD, Random, Work, each, find, last_calls, next_refresh, unpanicked};
+use crate::random::Random;
+use crate::sim::{Found, NEW, OLD, Work, each, find, last_calls, next_refresh, unpanicked};
 use crate::support::{LEASE, builder, publish};
 use crate::{Broken, Control, Count, Layer, Outcome, Plan, Size};
 
@@ -409,15 +410,15 @@ fn pairs(scenario: Scenario, calls: &Calls, count: u64, mut random: Random) -> R
     let mut draws = 0;
     while done < count && draws < 20 * count {
         draws += 1;
-        let first = random.below(calls.len());
-        let second = first + 1 + random.below((calls.len() - first).min(24) + 4);
+        let first = random.pick(calls.len());
+        let second = first + 1 + random.pick((calls.len() - first).min(24) + 4);
         let (one, other) = (faults(calls[first].0), calls.get(second));
         // Beyond the calls of an undisturbed run nobody knows what comes: an error that any call may answer.
         let two = other.map_or_else(|| faults(Op::Stat), |(op, _)| faults(*op));
         if one.is_empty() || two.is_empty() {
             continue;
         }
-        let (a, b) = (random.below(one.len()), random.below(two.len()));
+        let (a, b) = (random.pick(one.len()), random.pick(two.len()));
         if !tried.insert((first, second, a, b)) {
             continue;
         }
@@ -456,7 +457,7 @@ impl Layer for Errors {
             &numbered,
             |(number, (scenario, count, calls))| {
                 let share = target * 11 / 10 * count / weight + 1;
-                pairs(*scenario, calls, share, Random::new(plan.seed, &[*number]))
+                pairs(*scenario, calls, share, Random::at(plan.seed, &[*number]))
                     .map_err(|broken| Broken(format!("{broken}\nseed {}", plan.seed)))
             },
         )?;

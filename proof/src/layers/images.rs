@@ -11,9 +11,9 @@ use std::time::Duration;
 use cachelock::platform::memory::{Keep, Pending, PendingOp, Process, Stopped, World};
 use cachelock::{Cache, Durability, Mutation};
 
+use crate::random::Random;
 use crate::sim::{
-    BLOCK, Found, NEW, NEXT, OLD, Random, Work, each, find, fingerprint, last_calls, next_refresh,
-    shown,
+    BLOCK, Found, NEW, NEXT, OLD, Work, each, find, fingerprint, last_calls, next_refresh, shown,
 };
 use crate::support::{LEASE, builder, publish};
 use crate::{Broken, Control, Count, Layer, Outcome, Plan, Size};
@@ -248,7 +248,7 @@ impl Run {
             let pending = world.pending();
             // Nothing has changed since the last point.
             if last.as_ref() != Some(&pending) || ended {
-                let random = Random::new(self.seed, &[scenario.number, point]);
+                let random = Random::at(self.seed, &[scenario.number, point]);
                 let bound = match scenario.before {
                     Before::Killed(..) | Before::Cut(_) => self.bound.min(RECOVERY_BOUND),
                     _ => self.bound,
@@ -283,7 +283,7 @@ impl Run {
     /// The world as it is before the refresh that is cut off.
     fn begin(&self, scenario: Scenario) -> Result<(World, Versions), Broken> {
         let before = scenario.before;
-        let seed = Random::new(self.seed, &[scenario.number]).next();
+        let seed = Random::at(self.seed, &[scenario.number]).draw();
         let world = World::simulated_from(seed);
         let mut versions = Versions {
             all: vec![Found::Missing],
@@ -332,10 +332,10 @@ impl Run {
                 world.kill(&dies);
                 match before {
                     Before::Cut(_) => {
-                        let mut random = Random::new(seed, &[call]);
+                        let mut random = Random::at(seed, &[call]);
                         let cut = world.image(seed, |pending| {
                             let ways = ways_of(pending);
-                            ways[random.below(ways.len())]
+                            ways[random.pick(ways.len())]
                         });
                         let found = self
                             .look(&cut, &versions, scenario)
@@ -515,10 +515,10 @@ impl Iterator for Ways {
             }
             true => {
                 // Some keep most, some lose most.
-                let odds = 1 + random.below(7);
-                let mut draw = |ways: &Vec<Keep>| match random.below(8) < odds {
+                let odds = 1 + random.pick(7);
+                let mut draw = |ways: &Vec<Keep>| match random.pick(8) < odds {
                     true => Keep::Keep,
-                    false => ways[1 + random.below(ways.len() - 1)],
+                    false => ways[1 + random.pick(ways.len() - 1)],
                 };
                 self.of.iter().map(&mut draw).collect()
             }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::scene::{Act, Strategy, View, process_of};
-use crate::sim::Random;
+use crate::random::Random;
 
 /// What may intervene.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,22 +112,22 @@ enum Plan {
 impl Drawn {
     /// `steps`: about how many steps such a run has.
     pub(super) fn new(mut random: Random, steps: usize) -> Self {
-        let habit = match random.below(4) {
+        let habit = match random.pick(4) {
             0 => Habit::Anybody(0),
-            1 => Habit::Anybody([4, 6, 7][random.below(3)]),
+            1 => Habit::Anybody([4, 6, 7][random.pick(3)]),
             _ => Habit::Priorities,
         };
         let mut plans = Vec::new();
-        for _ in 0..random.below(4) {
-            let plan = match random.below(5) {
+        for _ in 0..random.pick(4) {
+            let plan = match random.pick(5) {
                 0 => Plan::Kill,
-                1 => Plan::Clock([3600, -3600, 2][random.below(3)]),
-                _ => Plan::Freeze(random.below(steps)),
+                1 => Plan::Clock([3600, -3600, 2][random.pick(3)]),
+                _ => Plan::Freeze(random.pick(steps)),
             };
-            plans.push((random.below(steps), plan));
+            plans.push((random.pick(steps), plan));
         }
-        let changes = (0..1 + random.below(5))
-            .map(|_| random.below(steps))
+        let changes = (0..1 + random.pick(5))
+            .map(|_| random.pick(steps))
             .collect();
         Drawn {
             habit,
@@ -164,8 +164,8 @@ impl Strategy for Drawn {
             return act;
         }
         match self.habit {
-            Habit::Anybody(stays) if self.random.below(8) < stays => Act::Go(view.default),
-            Habit::Anybody(_) => Act::Go(self.random.below(view.options.len())),
+            Habit::Anybody(stays) if self.random.pick(8) < stays => Act::Go(view.default),
+            Habit::Anybody(_) => Act::Go(self.random.pick(view.options.len())),
             Habit::Priorities => {
                 let step = self.step;
                 if self.changes.contains(&step) {
@@ -175,7 +175,7 @@ impl Strategy for Drawn {
                 }
                 let (random, priorities) = (&mut self.random, &mut self.priorities);
                 let mut priority = |index: &usize| {
-                    let drawn = || u64::from(u32::MAX) + (random.next() >> 32);
+                    let drawn = || u64::from(u32::MAX) + (random.draw() >> 32);
                     *priorities
                         .entry(view.options[*index].thread)
                         .or_insert_with(drawn)

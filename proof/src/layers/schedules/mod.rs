@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use cachelock::Mutation;
 
-use crate::sim::{Random, each, unpanicked};
+use crate::random::Random;
+use crate::sim::{each, unpanicked};
 use crate::{Broken, Control, Count, Layer, Outcome, Plan, Size};
 
 mod explore;
@@ -145,11 +146,11 @@ fn searches(size: Size) -> Vec<Search> {
 
 /// A scene of three or four processes, drawn.
 fn drawn_scene(random: &mut Random) -> Scene {
-    let count = 3 + random.below(2);
+    let count = 3 + random.pick(2);
     let mut actors: Vec<Actor> = (0..count)
         .map(|_| {
-            let guest = random.below(2) == 1;
-            let does = match random.below(8) {
+            let guest = random.pick(2) == 1;
+            let does = match random.pick(8) {
                 0 if !guest => Does::Pair,
                 0 | 1 => Does::Get,
                 2 => Does::Publish(2),
@@ -158,12 +159,12 @@ fn drawn_scene(random: &mut Random) -> Scene {
             actor(guest, does)
         })
         .collect();
-    if random.below(2) == 0 {
+    if random.pick(2) == 0 {
         actors[count - 1].does = Does::Read(2);
     }
     Scene {
         actors,
-        old: random.below(2) == 0,
+        old: random.pick(2) == 0,
     }
 }
 
@@ -175,9 +176,9 @@ fn draw(
     mutation: Option<Mutation>,
 ) -> Result<u64, Broken> {
     let run = |traced| {
-        let mut random = Random::new(seed, &[number]);
+        let mut random = Random::at(seed, &[number]);
         let scene = drawn_scene(&mut random);
-        let world = random.next();
+        let world = random.draw();
         let drawn = Drawn::new(random, 70 * scene.actors.len());
         unpanicked(|| {
             let ran = scene.run(starts, world, mutation, Box::new(drawn), traced);
