@@ -25,7 +25,8 @@ type Stack = Coroutine<Option<Job>, bool, ()>;
 type Back = Yielder<Option<Job>, bool>;
 
 /// What a simulated thread, or the driver, runs on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+// Not `Copy`: a thread of the system is not, either.
+#[derive(Debug, Clone)]
 pub(super) struct Carrier {
     owner: ThreadId,
     /// Its number; `None` for the driver.
