@@ -174,6 +174,14 @@ fn a_dropped_abandoned_or_published_refresh_releases_at_once() {
 }
 
 #[test]
+fn a_guest_refreshes_in_any_case_if_it_asks_for_that() {
+    let dir = scratch();
+    support::assert_refreshes_in_any_case(dir.path(), ["/d/a", "/d/b"], |steps| {
+        run(dir.path(), steps)
+    });
+}
+
+#[test]
 fn errors_have_their_cases() {
     let dir = scratch();
     fs::create_dir(dir.path().join("folder")).expect("created");

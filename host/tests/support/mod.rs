@@ -1,8 +1,10 @@
-//! Runs the guest `steps-guest`.
+//! Runs the guest `steps-guest`, and what both implementations of the interface must do.
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
+use cachelock::Cache;
 use cachelock_host::Caches;
 use wasmtime::component::{Component, Linker, ResourceTable};
 use wasmtime::{Engine, Store};
@@ -78,6 +80,47 @@ pub(crate) fn run(
         trapped,
         store,
     }
+}
+
+/// Asserts that a guest that waits in `refresh` refreshes what somebody else has just refreshed. `run` lets a guest go through
+/// steps; `names` is what it calls the caches in `a` and `b` below `dir`.
+#[track_caller]
+pub(crate) fn assert_refreshes_in_any_case(
+    dir: &Path,
+    names: [&str; 2],
+    run: impl FnOnce(&str) -> Guest,
+) {
+    let [a, b] = ["a", "b"].map(|name| Cache::open(dir.join(name)).expect("touches nothing"));
+    let entry = a.entry("e").expect("a name");
+    let refresh = entry.refresh().expect("nobody else is there");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let ready = b.entry("ready").expect("a name");
+            let began = Instant::now();
+            while ready.read().expect("readable").is_none() {
+                assert!(began.elapsed() < Duration::from_secs(60), "no guest begins");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            // So that it waits by then.
+            std::thread::sleep(Duration::from_millis(300));
+            refresh.publish().expect("nobody has overtaken it");
+        });
+        let [a, b] = names;
+        let guest = run(&format!(
+            "open={b} begin=ready publish open={a} refresh=e write=newer publish read=e"
+        ));
+        let lines = [
+            "ok",
+            "ok refresh",
+            "ok 1 0",
+            "ok",
+            "ok refresh",
+            "ok",
+            "ok 2 5",
+            "ok 2 newer",
+        ];
+        assert_lines(&guest, &lines);
+    });
 }
 
 /// The guest's lines are these; an error is given by its case.

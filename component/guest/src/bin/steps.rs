@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `open=NAME[,TIMEOUT]` | opens the cache that the other steps use |
 //! | `begin=ENTRY[,FRESH_FOR]` | begins; the steps below act on the newest refresh |
+//! | `refresh=ENTRY` | begins in any case |
 //! | `etag=TEXT`, `expect=LENGTH`, `write=TEXT`, `fill=LENGTH`, `beat`, `restart` | of a refresh |
 //! | `previous` | the etag of what is to be replaced |
 //! | `publish`, `keep`, `absent=VALID_FOR`, `abandon` | the ends of a refresh |
@@ -60,6 +61,11 @@ impl Guest {
                 Ok(String::new())
             }
             "begin" => self.begin(name, millis),
+            "refresh" => {
+                let refresh = self.cache().refresh(name)?;
+                self.refreshes.push(refresh);
+                Ok("refresh".into())
+            }
             "read" => match self.cache().read(name)? {
                 Some(snapshot) => text(&snapshot),
                 None => Ok("none".into()),
