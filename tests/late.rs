@@ -1,0 +1,54 @@
+//! Claims that come too late: a caller that is slow between its look and its claim claims an epoch that others have had and
+//! left behind meanwhile. They remove its files, and it must try again, as often as it takes.
+
+use cachelock::platform::memory::{Call, Op, World};
+
+use support::{builder, publish, read, residue};
+
+mod support;
+
+/// More than a caller's directory may vanish under it, which looks much the same.
+const TIMES: usize = 10;
+
+/// A guest, which opens its files by name for each call, stands still before its claim and then again before `then`. Others
+/// come and go both times.
+#[track_caller]
+fn assert_tries_again(then: fn(&Call) -> bool) {
+    let world = World::simulated();
+    let others = |number: usize| {
+        let other = world.process(&format!("other {number}"));
+        let cache = builder(&other).open().expect("nothing is touched");
+        let task = world.spawn(&other, "main", move || publish(&cache, b"another's"));
+        world.finish(task).expect("nobody disturbs it");
+    };
+    let guest = world.guest("guest");
+    let cache = builder(&guest).open().expect("nothing is touched");
+    let late = world.spawn(&guest, "main", move || publish(&cache, b"the guest's"));
+    for time in 0..TIMES {
+        world.run_to(&late, |call| call.is(Op::CreateNew, "claim-"));
+        // Beyond its epoch, so that nobody waits for its claim.
+        others(3 * time);
+        others(3 * time + 1);
+        world.run_to(&late, then);
+        others(3 * time + 2);
+    }
+    let published = world.finish(late);
+    let published = published.unwrap_or_else(|error| panic!("{error}\n{}", world.trace()));
+    assert_eq!(published.generation, 3 * TIMES as u64 + 1);
+    let found = read(&world, "reader").expect("whole");
+    assert_eq!(
+        found,
+        Some((b"the guest's".to_vec(), Some(published.generation)))
+    );
+    assert_eq!(residue(&world), [""; 0], "something is left behind");
+}
+
+#[test]
+fn a_guest_whose_claim_is_removed_before_it_has_written_it_tries_again() {
+    assert_tries_again(|call| call.is(Op::Write, "claim-"));
+}
+
+#[test]
+fn a_guest_whose_next_head_is_removed_before_it_has_its_length_tries_again() {
+    assert_tries_again(|call| call.is(Op::SetLen, "head-"));
+}
