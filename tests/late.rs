@@ -1,9 +1,12 @@
-//! Claims that come too late: a caller that is slow between its look and its claim claims an epoch that others have had and
-//! left behind meanwhile. They remove its files, and it must try again, as often as it takes.
+//! Guests that are slow. They open their files by name for each call, so they find files gone, or others in their place, where
+//! natives find the files that they have opened.
+//!
+//! A caller that is slow between its look and its claim claims an epoch that others have had and left behind meanwhile. They
+//! remove its files, and it must try again, as often as it takes. A holder that is slow is overtaken, and must say just that.
 
 use cachelock::platform::memory::{Call, Op, World};
 
-use support::{builder, publish, read, residue};
+use support::{builder, on_payload, publish, read, residue};
 
 mod support;
 
@@ -51,4 +54,34 @@ fn a_guest_whose_claim_is_removed_before_it_has_written_it_tries_again() {
 #[test]
 fn a_guest_whose_next_head_is_removed_before_it_has_its_length_tries_again() {
     assert_tries_again(|call| call.is(Op::SetLen, "head-"));
+}
+
+#[test]
+fn a_guest_that_is_overtaken_while_it_reads_what_it_replaces_says_that_its_lease_is_lost() {
+    let world = World::simulated();
+    let publisher = |name: &str, bytes: &'static [u8]| {
+        let guest = world.guest(name);
+        let cache = builder(&guest).open().expect("nothing is touched");
+        world.spawn(&guest, "main", move || {
+            if bytes == b"new" {
+                cache.break_lock()?;
+            }
+            publish(&cache, bytes)
+        })
+    };
+    // Of one length: which of them is there is known only by reading it.
+    for bytes in [b"one", b"two"] {
+        let first = publisher("first", bytes);
+        world.finish(first).expect("nobody disturbs it");
+    }
+    let late = publisher("slow", b"old");
+    world.run_to(&late, |call| on_payload(call, Op::Read));
+    let next = publisher("next", b"new");
+    world.finish(next).expect("it overtakes");
+    let error = world.finish(late).expect_err("it was overtaken");
+    assert!(error.is_lease_lost(), "{error}");
+    assert_eq!(
+        read(&world, "reader").expect("whole"),
+        Some((b"new".to_vec(), Some(3)))
+    );
 }
