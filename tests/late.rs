@@ -4,9 +4,11 @@
 //! A caller that is slow between its look and its claim claims an epoch that others have had and left behind meanwhile. They
 //! remove its files, and it must try again, as often as it takes. A holder that is slow is overtaken, and must say just that.
 
-use cachelock::platform::memory::{Call, Op, World};
+use cachelock::platform::Platform;
+use cachelock::platform::memory::{Call, Op, Process, Task, World};
+use cachelock::{Cache, Error};
 
-use support::{builder, on_payload, publish, read, residue};
+use support::{LEASE, begin, builder, on_payload, publish, read, residue};
 
 mod support;
 
@@ -24,9 +26,7 @@ fn assert_tries_again(then: fn(&Call) -> bool) {
         let task = world.spawn(&other, "main", move || publish(&cache, b"another's"));
         world.finish(task).expect("nobody disturbs it");
     };
-    let guest = world.guest("guest");
-    let cache = builder(&guest).open().expect("nothing is touched");
-    let late = world.spawn(&guest, "main", move || publish(&cache, b"the guest's"));
+    let late = guest(&world, "guest", |_, cache| publish(cache, b"the guest's"));
     for time in 0..TIMES {
         world.run_to(&late, |call| call.is(Op::CreateNew, "claim-"));
         // Beyond its epoch, so that nobody waits for its claim.
@@ -56,32 +56,58 @@ fn a_guest_whose_next_head_is_removed_before_it_has_its_length_tries_again() {
     assert_tries_again(|call| call.is(Op::SetLen, "head-"));
 }
 
+/// A guest that does `work` with its cache.
+fn guest<T: Send + 'static>(
+    world: &World,
+    name: &str,
+    work: impl FnOnce(&Process, &Cache) -> Result<T, Error> + Send + 'static,
+) -> Task<Result<T, Error>> {
+    let guest = world.guest(name);
+    let cache = builder(&guest).open().expect("nothing is touched");
+    world.spawn(&guest.clone(), "main", move || work(&guest, &cache))
+}
+
+/// Somebody overtakes whoever has the lock, in no time, and publishes.
+fn overtake(world: &World, bytes: &'static [u8]) {
+    let next = guest(world, "next", move |_, cache| {
+        cache.break_lock()?;
+        publish(cache, bytes)
+    });
+    world.finish(next).expect("it overtakes");
+}
+
 #[test]
 fn a_guest_that_is_overtaken_while_it_reads_what_it_replaces_says_that_its_lease_is_lost() {
     let world = World::simulated();
-    let publisher = |name: &str, bytes: &'static [u8]| {
-        let guest = world.guest(name);
-        let cache = builder(&guest).open().expect("nothing is touched");
-        world.spawn(&guest, "main", move || {
-            if bytes == b"new" {
-                cache.break_lock()?;
-            }
-            publish(&cache, bytes)
-        })
-    };
     // Of one length: which of them is there is known only by reading it.
     for bytes in [b"one", b"two"] {
-        let first = publisher("first", bytes);
+        let first = guest(&world, "first", move |_, cache| publish(cache, bytes));
         world.finish(first).expect("nobody disturbs it");
     }
-    let late = publisher("slow", b"old");
+    let late = guest(&world, "slow", |_, cache| publish(cache, b"old"));
     world.run_to(&late, |call| on_payload(call, Op::Read));
-    let next = publisher("next", b"new");
-    world.finish(next).expect("it overtakes");
+    overtake(&world, b"new");
     let error = world.finish(late).expect_err("it was overtaken");
     assert!(error.is_lease_lost(), "{error}");
     assert_eq!(
         read(&world, "reader").expect("whole"),
         Some((b"new".to_vec(), Some(3)))
     );
+}
+
+#[test]
+fn a_guest_that_is_overtaken_in_the_middle_of_a_beat_says_that_its_lease_is_lost() {
+    for op in [Op::Read, Op::Write, Op::Touch] {
+        let world = World::simulated();
+        let late = guest(&world, "slow", |slow, cache| {
+            let refresh = begin(cache, b"old")?;
+            slow.event().wait_until(Some(slow.monotonic() + LEASE / 2));
+            refresh.heartbeat()
+        });
+        world.run_to(&late, |call| call.is(Op::OpenWrite, "claim-"));
+        world.run_to(&late, move |call| call.is(op, "claim-"));
+        overtake(&world, b"new");
+        let error = world.finish(late).expect_err("it was overtaken");
+        assert!(error.is_lease_lost(), "before {op:?}: {error}");
+    }
 }
