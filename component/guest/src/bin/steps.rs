@@ -3,6 +3,7 @@
 //!
 //! | step | does |
 //! | --- | --- |
+//! | `lease=MILLIS` | for the caches that are opened from then on |
 //! | `open=NAME[,TIMEOUT]` | opens the cache that the other steps use |
 //! | `begin=ENTRY[,FRESH_FOR]` | begins; the steps below act on the newest refresh |
 //! | `refresh=ENTRY` | begins in any case |
@@ -21,6 +22,7 @@ use cachelock_example_guest::store::{
 
 #[derive(Default)]
 struct Guest {
+    lease: Option<u64>,
     cache: Option<Cache>,
     refreshes: Vec<Refresh>,
 }
@@ -51,10 +53,14 @@ impl Guest {
             None => (argument, None),
         };
         match verb {
+            "lease" => {
+                self.lease = Some(number(argument));
+                Ok(String::new())
+            }
             "open" => {
                 let options = Options {
                     timeout: millis,
-                    lease: None,
+                    lease: self.lease,
                     durability: None,
                 };
                 self.cache = Some(Cache::open(name, options)?);
