@@ -118,6 +118,16 @@ pub(crate) fn interface(root: &Path) -> Result<Report, Failure> {
     some_tests(cargo(root, arguments, &variables)?)
 }
 
+/// Natives and guests that share one entry, for minutes. The tests say in tables what each has done.
+pub(crate) fn mixed(root: &Path) -> Result<Report, Failure> {
+    build_package(root, EXAMPLE_GUESTS, &toolchain(root, Source::Any)?)?;
+    let mut variables = given(root)?;
+    let program = native_program(root)?;
+    variables.push(("CACHELOCK_TEST_PROGRAM".into(), program.into_os_string()));
+    let arguments = "test -p cachelock-host --features wasi-stress --test mixed";
+    some_tests(cargo(root, arguments, &variables)?)
+}
+
 /// What tests of natives find in their environment: the runtime, the program for it, and where the other guests are.
 fn given(root: &Path) -> Result<Variables, Failure> {
     let (wasmtime, program) = runnable(root)?;

@@ -16,7 +16,6 @@ use support::{Ran, Running, eventually, names};
 
 mod alone;
 mod beside;
-mod stress;
 #[path = "../support/mod.rs"]
 mod support;
 
