@@ -144,7 +144,14 @@ fn publish_not_modified(parts: &Parts<'_>) -> Result<Published, Failure> {
 fn current(parts: &Parts<'_>) -> Result<Record> {
     match parts.early {
         Some(early) if parts.entry.cx.mutated(Mutation::StateReadEarly) => Ok(early.clone()),
-        _ => current_record(&parts.entry.cx, &parts.hold.root, &parts.entry.name),
+        _ => {
+            let found = current_record(&parts.entry.cx, &parts.hold.root, &parts.entry.name);
+            if found.is_err() {
+                // A newer holder may have replaced what was being read.
+                parts.hold.check_held()?;
+            }
+            found
+        }
     }
 }
 

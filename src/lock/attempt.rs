@@ -76,6 +76,10 @@ impl<'a> Attempt<'a> {
             Ok(()) => Ok(Some(attempt)),
             Err(error) => {
                 attempt.give_up();
+                // Where files are opened by name for each call: others have left this epoch behind, and removed the claim.
+                if super::is_gone(&error) {
+                    return Ok(None);
+                }
                 Err(error)
             }
         }
@@ -116,13 +120,17 @@ impl<'a> Attempt<'a> {
         };
         let name = control::next_head(self.claim.epoch, self.claim.nonce);
         let file = control.create_unique(&name)?;
-        file.set_len(self.claim.epoch)
-            .map_err(|error| control.failed("set the length of", &name, error))?;
-        if control.is_remote() {
-            file.sync()
-                .map_err(|error| control.failed("sync", &name, error))?;
+        let mut made = file.set_len(self.claim.epoch);
+        if control.is_remote() && made.is_ok() {
+            made = file.sync();
         }
         drop(file);
+        match made {
+            Ok(()) => {}
+            // Fenced; seen here where files are opened by name for each call.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(control.failed("make", &name, error)),
+        }
         if !cx.mutated(Mutation::HeadNotChecked)
             && (control.exists(&control::claim(self.claim.epoch + 1))?
                 || control.head()? >= self.claim.epoch)
