@@ -14,12 +14,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
-#[cfg(any(unix, target_os = "wasi"))]
+#[cfg(any(unix, windows, target_os = "wasi"))]
 use std::time::SystemTime;
 use std::time::{Duration, Instant};
 
 use cachelock::platform::{Access, Dir, FileKind, Platform};
-#[cfg(any(unix, target_os = "wasi"))]
+#[cfg(any(unix, windows, target_os = "wasi"))]
 use cachelock::platform::{Event, Identity, Monotonic, Slot, Task, native};
 use cachelock::{
     Backend, Cache, CacheBuilder, CancelToken, Durability, Entry, ErrorKind, GetError, Locking,
@@ -66,7 +66,7 @@ impl Ground {
         }
     }
 
-    #[cfg(any(unix, target_os = "wasi"))]
+    #[cfg(any(unix, windows, target_os = "wasi"))]
     fn native() -> Self {
         // A guest has no such place; its host grants it one.
         let dir = match cfg!(target_os = "wasi") {
@@ -77,7 +77,7 @@ impl Ground {
             platform: native(),
             other: Arc::new(OtherProcess::default()),
             path: dir.path().join("cache"),
-            gated: cfg!(unix),
+            gated: cfg!(not(target_os = "wasi")),
             _dir: Some(dir),
         }
     }
@@ -135,13 +135,13 @@ impl Ground {
 }
 
 /// This process as another one would be: the library's state is its own, so only files and kernel locks stand between them.
-#[cfg(any(unix, target_os = "wasi"))]
+#[cfg(any(unix, windows, target_os = "wasi"))]
 #[derive(Default)]
 struct OtherProcess {
     slot: Arc<Slot>,
 }
 
-#[cfg(any(unix, target_os = "wasi"))]
+#[cfg(any(unix, windows, target_os = "wasi"))]
 impl Platform for OtherProcess {
     fn slot(&self) -> Arc<Slot> {
         self.slot.clone()
@@ -1076,7 +1076,7 @@ macro_rules! on_each_platform {
     (alone: $($alone:ident),+; with threads: $($threaded:ident),+ $(,)?) => {
         on_each_platform!(memory, not(target_os = "wasi"); $($alone),+; $($threaded),+);
         on_each_platform!(guest, not(target_os = "wasi"); $($alone),+; $($threaded),+);
-        on_each_platform!(native, any(unix, target_os = "wasi"); $($alone),+; $($threaded),+);
+        on_each_platform!(native, any(unix, windows, target_os = "wasi"); $($alone),+; $($threaded),+);
     };
     ($platform:ident, $there:meta; $($alone:ident),+; $($threaded:ident),+) => {
         #[cfg($there)]

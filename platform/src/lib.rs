@@ -7,6 +7,7 @@
 //! | module | target | what backs it |
 //! | --- | --- | --- |
 //! | `unix` | Linux, macOS, the BSDs | `openat` and its family, `flock` through `fs4`, inotify on Linux |
+//! | `windows` | Windows 10 and later | `NtCreateFile` and its family, `LockFileEx` through `fs4` |
 //! | `wasi` | WASI preview 2 | the `wasi` crate, below preopened directories |
 //! | [`memory`] | every target | a simulated disk, clock and process table, for tests and for the web target |
 //! | `unsupported` | anything else | a typed error for each call |
@@ -41,8 +42,13 @@ pub mod process;
 
 cfg_if::cfg_if! {
     if #[cfg(unix)] {
+        mod condvar;
         mod unix;
         use unix as backend;
+    } else if #[cfg(windows)] {
+        mod condvar;
+        mod windows;
+        use windows as backend;
     } else if #[cfg(all(target_os = "wasi", target_env = "p2"))] {
         mod wasi;
         use wasi as backend;
