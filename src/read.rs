@@ -16,7 +16,6 @@ use cachelock_platform::{File, Metadata};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::cache::Entry;
-use crate::control::read_whole;
 use crate::error::{Error, Result};
 use crate::events::{Event, EventKind};
 use crate::key::Key;
@@ -25,6 +24,7 @@ use crate::mutation::Mutation;
 use crate::root::Root;
 use crate::state::{FoundTag, Mismatches, PIECE, Payload, TagState, Version, record_of};
 use crate::tag::{Content, Record, Validators};
+use crate::transfer::read_whole;
 
 /// A payload in memory, with what is known about it. Cheap to clone; dereferences to its bytes.
 #[derive(Debug, Clone)]

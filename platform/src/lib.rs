@@ -274,9 +274,12 @@ pub enum Access {
 /// An open file. The handle stays on the same file when that is renamed or unlinked, except in sandboxes, where a
 /// backend may open the file by name for each call; there every call may answer `NotFound`.
 pub trait File: Send + Sync {
-    /// Whether the handle stays on its file, whatever happens to the name. Where it does not, each call answers
-    /// `NotFound` once the name is gone, and [`File::read_at`] also when the name is another file's than at the first
-    /// read. One call never mixes two files.
+    /// Whether the handle may be kept between calls: it stays on its file, whatever happens to the name, and is not in the way of
+    /// whoever replaces or removes that name. If not, it is one of these:
+    ///
+    /// - It does not stay on its file: each call answers `NotFound` once the name is gone, and [`File::read_at`] also when
+    ///   the name is another file's than at the first read. One call never mixes two files.
+    /// - As long as it is open, the name cannot be replaced; see [`Platform::is_busy`].
     fn is_pinned(&self) -> bool {
         true
     }

@@ -42,6 +42,7 @@ use crate::error::{Error, Result};
 use crate::events::{Event, EventKind};
 use crate::mutation::Mutation;
 use crate::section::Section;
+use crate::transfer;
 use crate::wait::Waiter;
 
 /// Why most leases are lost.
@@ -105,7 +106,7 @@ impl Lease {
             waiter.check_cancelled()?;
             let (sight, overtakes) = turn.wait(waiter, observation, request)?;
             match Attempt::start(control, request.kind, &sight)? {
-                Some(attempt) => match attempt.finish()? {
+                Some(attempt) => match attempt.finish(waiter)? {
                     Some(acquired) => {
                         acquired.announce(overtakes);
                         return Ok(acquired.lease);
@@ -232,7 +233,7 @@ impl Lease {
             let reason = self.overtaken_by()?;
             return Ok(reason.or_else(|| Some("its claim was deleted".to_owned())));
         };
-        let found = control::read_up_to(&*file, RECORD_READ)
+        let found = transfer::read_up_to(&*file, RECORD_READ)
             .map_err(|error| Error::io("read", self.control.path(&name), error))?;
         if Claim::decode(&found).is_ok_and(|found| found.nonce != self.nonce) {
             return Ok(Some("its claim is somebody else's".to_owned()));

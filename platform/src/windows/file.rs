@@ -37,6 +37,10 @@ impl WindowsFile {
 }
 
 impl File for WindowsFile {
+    fn is_pinned(&self) -> bool {
+        fs_type::replaces_open_files(self.0.as_handle())
+    }
+
     fn metadata(&self) -> io::Result<Metadata> {
         meta::of(self.0.as_handle())
     }

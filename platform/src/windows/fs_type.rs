@@ -9,6 +9,7 @@ use std::os::windows::io::BorrowedHandle;
 use windows_sys::Wdk::Storage::FileSystem::{
     FILE_FS_ATTRIBUTE_INFORMATION, FileFsAttributeInformation, FileFsDeviceInformation,
 };
+use windows_sys::Win32::System::SystemServices::FILE_SUPPORTS_POSIX_UNLINK_RENAME;
 
 use super::nt;
 use crate::FileSystem;
@@ -27,10 +28,16 @@ pub(super) fn is_remote(file: BorrowedHandle<'_>) -> io::Result<bool> {
     Ok(number(&bytes(&answer), 4) & FILE_REMOTE_DEVICE != 0)
 }
 
+/// Whether a file on this file system can be replaced and removed while somebody has it open (and shares deletion).
+pub(super) fn replaces_open_files(file: BorrowedHandle<'_>) -> bool {
+    let at = std::mem::offset_of!(FILE_FS_ATTRIBUTE_INFORMATION, FileSystemAttributes);
+    attributes(file)
+        .is_ok_and(|answer| number(&answer, at) & FILE_SUPPORTS_POSIX_UNLINK_RENAME != 0)
+}
+
 /// What the file system calls itself.
 fn name(dir: BorrowedHandle<'_>) -> io::Result<String> {
-    let answer: [u64; 64] = nt::volume(dir, FileFsAttributeInformation)?;
-    let answer = bytes(&answer);
+    let answer = attributes(dir)?;
     let len_at = std::mem::offset_of!(FILE_FS_ATTRIBUTE_INFORMATION, FileSystemNameLength);
     let start = std::mem::offset_of!(FILE_FS_ATTRIBUTE_INFORMATION, FileSystemName);
     let len = number(&answer, len_at) as usize;
@@ -41,6 +48,12 @@ fn name(dir: BorrowedHandle<'_>) -> io::Result<String> {
         .map(|pair| u16::from_ne_bytes([pair[0], pair[1]]))
         .collect();
     Ok(String::from_utf16_lossy(&units))
+}
+
+/// A `FILE_FS_ATTRIBUTE_INFORMATION` and the name behind it.
+fn attributes(file: BorrowedHandle<'_>) -> io::Result<Vec<u8>> {
+    let answer: [u64; 64] = nt::volume(file, FileFsAttributeInformation)?;
+    Ok(bytes(&answer))
 }
 
 fn bytes(words: &[u64]) -> Vec<u8> {

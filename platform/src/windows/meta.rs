@@ -5,10 +5,10 @@ use std::io;
 use std::os::windows::io::{AsRawHandle, BorrowedHandle};
 use std::time::{Duration, SystemTime};
 
-use windows_sys::Win32::Foundation::FILETIME;
 use windows_sys::Win32::Storage::FileSystem::{
     BY_HANDLE_FILE_INFORMATION, FILE_ATTRIBUTE_DIRECTORY, FILE_ATTRIBUTE_REPARSE_POINT,
-    FILE_ID_INFO, FileIdInfo, GetFileInformationByHandle, GetFileInformationByHandleEx,
+    FILE_BASIC_INFO, FILE_ID_INFO, FILE_INFO_BY_HANDLE_CLASS, FILE_STANDARD_INFO, FileBasicInfo,
+    FileIdInfo, FileStandardInfo, GetFileInformationByHandle, GetFileInformationByHandleEx,
 };
 
 use super::security::{self, Access, check};
@@ -19,15 +19,16 @@ const UNIX_EPOCH: u64 = 116_444_736_000_000_000;
 
 /// What the object is like that `handle` is open on.
 pub(super) fn of(handle: BorrowedHandle<'_>) -> io::Result<Metadata> {
-    let found = found(handle)?;
+    let basic: FILE_BASIC_INFO = ask(handle, FileBasicInfo)?;
+    let standard: FILE_STANDARD_INFO = ask(handle, FileStandardInfo)?;
     // A handle that may not ask, and a file system that has no owners.
     let access = security::access(handle).unwrap_or(Access::UNKNOWN);
     Ok(Metadata {
-        kind: kind(found.dwFileAttributes),
-        len: joined(found.nFileSizeHigh, found.nFileSizeLow),
-        modified: time(found.ftLastWriteTime),
-        id: id(handle, &found),
-        links: u64::from(found.nNumberOfLinks).max(1),
+        kind: kind(basic.FileAttributes),
+        len: u64::try_from(standard.EndOfFile).unwrap_or(0),
+        modified: time(u64::try_from(basic.LastWriteTime).unwrap_or(0)),
+        id: id(handle)?,
+        links: u64::from(standard.NumberOfLinks).max(1),
         mode: None,
         owner: access.owner,
         shared: access.shared,
@@ -36,14 +37,8 @@ pub(super) fn of(handle: BorrowedHandle<'_>) -> io::Result<Metadata> {
 
 /// Of what kind the object is that `handle` is open on.
 pub(super) fn kind_of(handle: BorrowedHandle<'_>) -> io::Result<FileKind> {
-    Ok(kind(found(handle)?.dwFileAttributes))
-}
-
-fn found(handle: BorrowedHandle<'_>) -> io::Result<BY_HANDLE_FILE_INFORMATION> {
-    let mut found = BY_HANDLE_FILE_INFORMATION::default();
-    // SAFETY: `handle` is open, and `found` is writable and of the type that the call fills in.
-    check(unsafe { GetFileInformationByHandle(handle.as_raw_handle(), &raw mut found) })?;
-    Ok(found)
+    let basic: FILE_BASIC_INFO = ask(handle, FileBasicInfo)?;
+    Ok(kind(basic.FileAttributes))
 }
 
 fn kind(attributes: u32) -> FileKind {
@@ -57,32 +52,45 @@ fn kind(attributes: u32) -> FileKind {
 }
 
 /// The long number where the file system has one (ReFS needs it), else the short one.
-fn id(handle: BorrowedHandle<'_>, found: &BY_HANDLE_FILE_INFORMATION) -> FileId {
-    let mut long = FILE_ID_INFO::default();
-    let len = u32::try_from(size_of_val(&long)).unwrap_or(0);
-    let to = (&raw mut long).cast::<c_void>();
-    // SAFETY: `handle` is open, and `to` has `len` writable bytes of the type that this class fills in.
-    let done =
-        unsafe { GetFileInformationByHandleEx(handle.as_raw_handle(), FileIdInfo, to, len) };
-    match check(done) {
-        Ok(()) => FileId {
+fn id(handle: BorrowedHandle<'_>) -> io::Result<FileId> {
+    if let Ok(long) = ask::<FILE_ID_INFO>(handle, FileIdInfo) {
+        return Ok(FileId {
             device: long.VolumeSerialNumber,
             inode: u128::from_le_bytes(long.FileId.Identifier),
-        },
-        Err(_) => FileId {
-            device: found.dwVolumeSerialNumber.into(),
-            inode: joined(found.nFileIndexHigh, found.nFileIndexLow).into(),
-        },
+        });
     }
+    let mut found = BY_HANDLE_FILE_INFORMATION::default();
+    // SAFETY: `handle` is open, and `found` is writable and of the type that the call fills in.
+    check(unsafe { GetFileInformationByHandle(handle.as_raw_handle(), &raw mut found) })?;
+    let inode = u64::from(found.nFileIndexHigh) << 32 | u64::from(found.nFileIndexLow);
+    Ok(FileId {
+        device: found.dwVolumeSerialNumber.into(),
+        inode: inode.into(),
+    })
 }
 
-fn joined(high: u32, low: u32) -> u64 {
-    u64::from(high) << 32 | u64::from(low)
+/// What the system fills in for some class: a structure of numbers.
+trait Answer: Default {}
+
+impl Answer for FILE_BASIC_INFO {}
+impl Answer for FILE_STANDARD_INFO {}
+impl Answer for FILE_ID_INFO {}
+
+/// The answer of `class`, which is a `T`. One call for each, for a call that tells all asks for the file's path, too.
+fn ask<T: Answer>(handle: BorrowedHandle<'_>, class: FILE_INFO_BY_HANDLE_CLASS) -> io::Result<T> {
+    let mut answer = T::default();
+    let len = u32::try_from(size_of::<T>()).unwrap_or(0);
+    let to = (&raw mut answer).cast::<c_void>();
+    // SAFETY: `handle` is open, and `to` has `len` writable bytes. All bytes that the system could write make a valid `T`,
+    // which is plain numbers.
+    check(unsafe { GetFileInformationByHandleEx(handle.as_raw_handle(), class, to, len) })?;
+    Ok(answer)
 }
 
-fn time(time: FILETIME) -> SystemTime {
-    let ticks = joined(time.dwHighDateTime, time.dwLowDateTime);
-    let duration = |ticks: u64| Duration::new(ticks / 10_000_000, (ticks % 10_000_000) as u32 * 100);
+/// From ticks since 1601.
+fn time(ticks: u64) -> SystemTime {
+    let duration =
+        |ticks: u64| Duration::new(ticks / 10_000_000, (ticks % 10_000_000) as u32 * 100);
     let moved = match ticks.checked_sub(UNIX_EPOCH) {
         Some(after) => SystemTime::UNIX_EPOCH.checked_add(duration(after)),
         None => SystemTime::UNIX_EPOCH.checked_sub(duration(UNIX_EPOCH - ticks)),
@@ -96,16 +104,10 @@ mod tests {
 
     #[test]
     fn times_are_counted_from_1601() {
-        let at = |ticks: u64| {
-            time(FILETIME {
-                dwHighDateTime: (ticks >> 32) as u32,
-                dwLowDateTime: ticks as u32,
-            })
-        };
-        assert_eq!(at(UNIX_EPOCH), SystemTime::UNIX_EPOCH);
+        assert_eq!(time(UNIX_EPOCH), SystemTime::UNIX_EPOCH);
         let later = SystemTime::UNIX_EPOCH + Duration::new(1, 500);
-        assert_eq!(at(UNIX_EPOCH + 10_000_005), later);
+        assert_eq!(time(UNIX_EPOCH + 10_000_005), later);
         let earlier = SystemTime::UNIX_EPOCH - Duration::from_secs(1);
-        assert_eq!(at(UNIX_EPOCH - 10_000_000), earlier);
+        assert_eq!(time(UNIX_EPOCH - 10_000_000), earlier);
     }
 }

@@ -35,7 +35,10 @@ use crate::condvar::Flag;
 use crate::{Dir, Event, FileKind, Identity, Monotonic, Platform, Slot, Task};
 
 mod dir;
-#[allow(unsafe_code, reason = "no safe call reports the error of close, or makes holes")]
+#[allow(
+    unsafe_code,
+    reason = "no safe call reports the error of close, or makes holes"
+)]
 mod file;
 mod fs_type;
 #[allow(unsafe_code, reason = "the system's calls")]

@@ -20,10 +20,10 @@ use windows_sys::Wdk::Storage::FileSystem::{
     NtSetInformationFile,
 };
 use windows_sys::Win32::Foundation::{
-    HANDLE, NTSTATUS, RtlNtStatusToDosError,
-    STATUS_ACCESS_DENIED, STATUS_FILE_IS_A_DIRECTORY, STATUS_INVALID_DEVICE_REQUEST,
-    STATUS_INVALID_INFO_CLASS, STATUS_INVALID_PARAMETER, STATUS_NO_MORE_FILES,
-    STATUS_NOT_A_DIRECTORY, STATUS_NOT_IMPLEMENTED, STATUS_NOT_SUPPORTED, UNICODE_STRING,
+    HANDLE, NTSTATUS, OBJ_CASE_INSENSITIVE, RtlNtStatusToDosError, STATUS_ACCESS_DENIED,
+    STATUS_FILE_IS_A_DIRECTORY, STATUS_INVALID_DEVICE_REQUEST, STATUS_INVALID_INFO_CLASS,
+    STATUS_INVALID_PARAMETER, STATUS_NO_MORE_FILES, STATUS_NOT_A_DIRECTORY, STATUS_NOT_IMPLEMENTED,
+    STATUS_NOT_SUPPORTED, UNICODE_STRING,
 };
 use windows_sys::Win32::Storage::FileSystem::{
     FILE_ATTRIBUTE_NORMAL, FILE_SHARE_DELETE, FILE_SHARE_READ, FILE_SHARE_WRITE, SYNCHRONIZE,
@@ -100,11 +100,8 @@ pub(super) fn open(
         Length: size_of_u32::<OBJECT_ATTRIBUTES>(),
         RootDirectory: dir.as_raw_handle(),
         ObjectName: &raw const name,
-        Attributes: 0,
-        SecurityDescriptor: how
-            .private
-            .map_or(ptr::null(), Private::as_ptr)
-            .cast::<_>(),
+        Attributes: OBJ_CASE_INSENSITIVE,
+        SecurityDescriptor: how.private.map_or(ptr::null(), Private::as_ptr).cast::<_>(),
         SecurityQualityOfService: ptr::null(),
     };
     let mut handle: HANDLE = ptr::null_mut();

@@ -33,7 +33,8 @@ pub(crate) fn start(command: &mut Command) -> io::Result<Child> {
     // A system that refuses it (a job of somebody's that allows none inside) lets the child go on after us.
     if let Some(job) = job() {
         // SAFETY: both handles are open.
-        let _ = check(unsafe { AssignProcessToJobObject(job.as_raw_handle(), child.as_raw_handle()) });
+        let _ =
+            check(unsafe { AssignProcessToJobObject(job.as_raw_handle(), child.as_raw_handle()) });
     }
     Ok(child)
 }
@@ -130,9 +131,7 @@ pub(crate) fn has_null_input() -> bool {
     }
     let mut mode = 0;
     // SAFETY: the handle is this process's standard input, which nobody closes; `mode` is writable.
-    unsafe {
-        GetFileType(input) == FILE_TYPE_CHAR && GetConsoleMode(input, &raw mut mode) == 0
-    }
+    unsafe { GetFileType(input) == FILE_TYPE_CHAR && GetConsoleMode(input, &raw mut mode) == 0 }
 }
 
 pub(crate) fn odd_exit_code(status: ExitStatus) -> u8 {

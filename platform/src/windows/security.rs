@@ -200,13 +200,7 @@ impl User {
         let mut needed = 0;
         // SAFETY: `token` is open, `to` has `len` writable bytes, aligned for the structure, and `needed` is writable.
         check(unsafe {
-            GetTokenInformation(
-                token.as_raw_handle(),
-                TokenUser,
-                to,
-                len,
-                &raw mut needed,
-            )
+            GetTokenInformation(token.as_raw_handle(), TokenUser, to, len, &raw mut needed)
         })?;
         Ok(User { info })
     }
