@@ -100,7 +100,8 @@ enum Repr {
         path: PathBuf,
         what: WaitingFor,
         waited: Duration,
-        budget: Duration,
+        /// `None`: to wait would have been in vain.
+        budget: Option<Duration>,
         holder: Option<Holder>,
     },
     #[error("cancelled after {} of waiting for {what} of {}", seconds(*waited), path.display())]
@@ -154,10 +155,11 @@ fn held_by(holder: Option<&Holder>) -> String {
     holder.map_or_else(String::new, |holder| format!(", held by {holder}"))
 }
 
-fn remedy(budget: Duration) -> String {
+fn remedy(budget: Option<Duration>) -> String {
     match budget {
-        Duration::ZERO => "; it was tried once, allow a timeout to wait".into(),
-        budget => format!(
+        None => "; nobody lets go while this thread waits, try again later".into(),
+        Some(Duration::ZERO) => "; it was tried once, allow a timeout to wait".into(),
+        Some(budget) => format!(
             "; wait longer with a timeout above {}, or see who holds it",
             seconds(budget)
         ),
@@ -195,7 +197,7 @@ impl Error {
         path: &Path,
         what: WaitingFor,
         waited: Duration,
-        budget: Duration,
+        budget: Option<Duration>,
         holder: Option<Holder>,
     ) -> Self {
         Repr::Timeout {

@@ -43,8 +43,10 @@ impl Timeout {
     /// 10 s: longer than the default lease, so that a waiter outlives a holder that died without the kernel's notice.
     pub const DEFAULT: Timeout = Timeout::After(Duration::from_secs(10));
 
-    fn budget(self) -> Option<Duration> {
+    fn budget(self, platform: &dyn platform::Platform) -> Option<Duration> {
         match self {
+            // Nobody could change anything meanwhile.
+            _ if !platform.can_wait() => Some(Duration::ZERO),
             Timeout::TryOnce => Some(Duration::ZERO),
             Timeout::After(budget) => Some(budget),
             Timeout::Infinite => None,
@@ -171,7 +173,7 @@ impl<'a> Waiter<'a> {
             cx,
             event,
             started,
-            budget: timeout.budget(),
+            budget: timeout.budget(&*cx.platform),
             cancel: cancel.cloned(),
             what: WaitingFor::Thread,
             file: None,
@@ -226,7 +228,7 @@ impl<'a> Waiter<'a> {
     /// What is left for renames that must be repeated. A try has not used up anything.
     pub(crate) fn left_for_renames(&self) -> Option<Duration> {
         if self.tries {
-            self.cx.options.timeout.budget()
+            self.cx.options.timeout.budget(&*self.cx.platform)
         } else {
             self.remaining()
         }
@@ -285,8 +287,13 @@ impl<'a> Waiter<'a> {
         let waited = self.waited();
         self.contend(waited);
         self.say(EventKind::LockTimeout, waited);
-        let budget = self.budget.unwrap_or_default();
-        Error::timeout(self.path(), self.what, waited, budget, self.holder.clone())
+        Error::timeout(
+            self.path(),
+            self.what,
+            waited,
+            self.budget.filter(|_| self.cx.platform.can_wait()),
+            self.holder.clone(),
+        )
     }
 
     /// Waits until something wakes this waiter or the clock reaches `until`. The caller then looks again at what it waits

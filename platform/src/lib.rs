@@ -9,7 +9,7 @@
 //! | `unix` | Linux, macOS, the BSDs | `openat` and its family, `flock` through `fs4`, inotify on Linux |
 //! | `windows` | Windows 10 and later | `NtCreateFile` and its family, `LockFileEx` through `fs4` |
 //! | `wasi` | WASI preview 2 | the `wasi` crate, below preopened directories |
-//! | [`memory`] | every target | a simulated disk, clock and process table, for tests and for the web target |
+//! | [`memory`] | every target; `wasm32-unknown-unknown` has no other | a simulated disk, clock and process table |
 //! | `unsupported` | anything else | a typed error for each call |
 //!
 //! # Rules for every backend
@@ -105,6 +105,12 @@ pub trait Platform: Send + Sync {
     /// Now, on the monotonic clock.
     fn monotonic(&self) -> Monotonic;
 
+    /// Whether anybody else runs while a thread of this process waits. On the web nobody does: there is one thread, which
+    /// whoever waits has. Whatever somebody else would have to do then is not done during the wait, however long.
+    fn can_wait(&self) -> bool {
+        true
+    }
+
     /// Now, on the wall clock. It may step in both directions; no safety may rest on it.
     fn wall(&self) -> SystemTime;
 
@@ -162,7 +168,8 @@ pub trait Event: Send + Sync {
     fn set(&self);
 
     /// Waits until the event is set or the clock has reached `deadline` (`None`: no deadline), unsets it, and tells
-    /// whether it was set. May return `false` early; callers look at the clock.
+    /// whether it was set. May return `false` early; callers look at the clock. Where nobody could set it meanwhile (see
+    /// [`Platform::can_wait`]), it does so at once.
     ///
     /// Only one thread waits for an event at a time.
     fn wait_until(&self, deadline: Option<Monotonic>) -> bool;
@@ -344,7 +351,7 @@ pub trait File: Send + Sync {
     /// As [`File::try_lock`], but blocks the thread until nobody has the lock. Cannot be cancelled.
     ///
     /// # Errors
-    /// As [`File::try_lock`].
+    /// As [`File::try_lock`]; `Deadlock` where nobody could give it back meanwhile (see [`Platform::can_wait`]).
     fn lock(&self) -> io::Result<()>;
 
     /// Gives the lock back, or closes nothing and does nothing in a child made by `fork`: the parent still has it.

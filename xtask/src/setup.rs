@@ -87,6 +87,9 @@ pub(crate) const WASI: &[Need] = &[
     other("the right to mount", Kind::Mounts, "read-only file systems"),
 ];
 
+/// What the tests of the web target need.
+pub(crate) const WEB: &[Need] = &[program("node", "nodejs", "anything on the web target")];
+
 /// What the tests have to do without, one line each.
 pub(crate) type Missing = Vec<String>;
 

@@ -9,27 +9,24 @@
 //! | `cachelock-component.wasm` | the component that exports the interface, as it is to be handed out |
 //! | `cachelock.cwasm` | the program, compiled for this machine, so that each of many runs starts at once |
 //! | `scratch` | the directory that tests inside of a guest are granted |
-//! | `debian`, `std`, `sysroot` | see [`sysroot`] |
+//! | `debian`, `std`, `sysroot` | see [`sysroot`](crate::sysroot) |
 //! | `wasmtime` | see [`wasmtime`] |
 
-mod sysroot;
 mod wasmtime;
 
-use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use crate::Failure;
-use crate::suite::{Report, cargo};
+use crate::command::{cannot, output, said, words};
+use crate::suite::{Report, cargo, some_tests};
+use crate::sysroot::{self, Source, Variables};
 
-pub(crate) use sysroot::Source;
-
-const TARGET: &str = "wasm32-wasip2";
-const RUSTFLAGS: &str = "CARGO_TARGET_WASM32_WASIP2_RUSTFLAGS";
-const RUNNER: &str = "CARGO_TARGET_WASM32_WASIP2_RUNNER";
-
-type Variables = Vec<(&'static str, OsString)>;
+const TARGET: sysroot::Target = sysroot::Target {
+    triple: "wasm32-wasip2",
+    libc: Some("wasi-libc"),
+};
 
 /// What is handed out: the package, what cargo calls what it builds, and what we call it.
 const HANDED_OUT: [(&str, &str, &str); 2] = [
@@ -56,13 +53,16 @@ pub(crate) fn build(root: &Path, source: Source) -> Result<Report, Failure> {
 }
 
 fn build_package(root: &Path, package: &str, variables: &Variables) -> Result<(), Failure> {
-    let arguments = format!("build -p {package} --profile guest --target {TARGET}");
+    let arguments = format!(
+        "build -p {package} --profile guest --target {}",
+        TARGET.triple
+    );
     cargo(root, &arguments, variables).map(drop)
 }
 
 /// Where cargo leaves what it builds for guests.
 fn built(root: &Path) -> PathBuf {
-    target_dir(root).join(TARGET).join("guest")
+    target_dir(root).join(TARGET.triple).join("guest")
 }
 
 /// The conformance suite, and what the backend owes beyond it, in a guest.
@@ -75,11 +75,11 @@ pub(crate) fn conformance(root: &Path) -> Result<Report, Failure> {
     runner.push(" ");
     runner.push(scratch);
     runner.push("::/scratch");
-    variables.push((RUNNER, runner));
+    variables.push((TARGET.variable("RUNNER"), runner));
     let arguments =
         "test -p cachelock-platform -p cachelock --test wasi --test conformance --no-fail-fast";
     // A panic ends a guest before anything that was captured is shown.
-    let arguments = format!("{arguments} --target {TARGET} -- --nocapture");
+    let arguments = format!("{arguments} --target {} -- --nocapture", TARGET.triple);
     some_tests(cargo(root, &arguments, &variables)?)
 }
 
@@ -112,37 +112,9 @@ pub(crate) fn interface(root: &Path) -> Result<Report, Failure> {
     some_tests(cargo(root, arguments, &variables)?)
 }
 
-/// A run that executes no test has shown nothing.
-fn some_tests(report: Report) -> Result<Report, Failure> {
-    if report.tests > 0 {
-        return Ok(report);
-    }
-    println!("wasi: no test was executed");
-    Err(Failure::Step)
-}
-
 /// What cargo needs in its environment to build for guests.
 fn toolchain(root: &Path, source: Source) -> Result<Variables, Failure> {
-    let mut variables = Variables::new();
-    if let Some(sysroot) = said(sysroot::find(&folder(root), source))? {
-        let mut flags = OsString::from("--sysroot=");
-        flags.push(words([sysroot.as_os_str()])?);
-        variables.push((RUSTFLAGS, flags));
-    }
-    Ok(variables)
-}
-
-/// `words` as one text, in which cargo separates them at blanks and knows no quotes.
-fn words<const N: usize>(words: [&OsStr; N]) -> Result<OsString, Failure> {
-    for word in words {
-        if word.as_encoded_bytes().contains(&b' ') {
-            println!(
-                "wasi: {word:?} has a blank in it, and cargo takes no such path; move this checkout"
-            );
-            return Err(Failure::Step);
-        }
-    }
-    Ok(words.join(OsStr::new(" ")))
+    sysroot::variables(&folder(root), &TARGET, source)
 }
 
 /// Where all of this is.
@@ -155,35 +127,6 @@ fn target_dir(root: &Path) -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir))
 }
 
-/// Says what went wrong.
-fn said<T>(result: Result<T, String>) -> Result<T, Failure> {
-    result.map_err(|reason| {
-        println!("wasi: {reason}");
-        Failure::Step
-    })
-}
-
-fn cannot(what: &str, path: &Path, error: &std::io::Error) -> String {
-    format!("cannot {what} {}: {error}", path.display())
-}
-
-/// What `command` prints. An error has what it complained of.
-fn output(command: &mut Command) -> Result<String, String> {
-    let out = command
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| format!("{:?} cannot be started: {error}", command.get_program()))?;
-    if !out.status.success() {
-        let complaint = String::from_utf8_lossy(&out.stderr);
-        return Err(format!(
-            "{command:?} ended with {}:\n{}",
-            out.status,
-            complaint.trim_end()
-        ));
-    }
-    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
-}
-
 /// Whoever runs the old `to` meanwhile keeps it.
 fn replace(from: &Path, to: &Path) -> Result<(), String> {
     let parent = to.parent().unwrap_or(to);
@@ -191,28 +134,4 @@ fn replace(from: &Path, to: &Path) -> Result<(), String> {
     fs::create_dir_all(parent).map_err(|error| cannot("create", parent, &error))?;
     fs::copy(from, &new).map_err(|error| cannot("copy", from, &error))?;
     fs::rename(&new, to).map_err(|error| cannot("replace", to, &error))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_run_that_executes_no_test_is_a_failure() {
-        let ran = |tests| {
-            some_tests(Report {
-                tests,
-                ..Report::default()
-            })
-        };
-        assert!(ran(0).is_err(), "nothing was shown");
-        assert!(ran(1).is_ok_and(|report| report.tests == 1));
-    }
-
-    #[test]
-    fn what_cargo_would_split_is_refused() {
-        assert!(words(["a".as_ref(), "b c".as_ref()]).is_err());
-        let joined = words(["a".as_ref(), "b".as_ref()]);
-        assert!(joined.is_ok_and(|joined| joined == "a b"));
-    }
 }
