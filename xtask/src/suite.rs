@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::setup::{self, Missing, Need};
-use crate::{Failure, check, sysroot, tidy, wasi, web};
+use crate::{Failure, check, sysroot, tidy, wasi, web, windows};
 
 /// A target that the tests are run on.
 pub(crate) struct Target {
@@ -22,7 +22,7 @@ pub(crate) struct Target {
 }
 
 /// All that can be tested so far.
-pub(crate) const TARGETS: &[Target] = &[NATIVE, CHECK, WEB, WASI];
+pub(crate) const TARGETS: &[Target] = &[NATIVE, CHECK, WINDOWS, WEB, WASI];
 
 const NATIVE: Target = Target {
     name: "native",
@@ -75,6 +75,22 @@ const CHECK: Target = Target {
         Step::Setup(&[]),
         Step::Own("macOS, compiled", check::macos),
         Step::Own("FreeBSD, compiled", check::freebsd),
+    ],
+};
+
+/// Windows, as Wine has it.
+const WINDOWS: Target = Target {
+    name: "windows",
+    backend: Some("windows"),
+    steps: &[
+        Step::Setup(setup::WINDOWS),
+        Step::Own("lints on Windows", windows::clippy),
+        Step::Own("build-windows", |root| {
+            windows::build(root, sysroot::Source::Any)
+        }),
+        Step::Own("conformance on Windows", windows::conformance),
+        Step::Own("many processes on Windows", windows::processes),
+        Step::Own("the program on Windows", windows::program),
     ],
 };
 

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::Failure;
-use crate::command::{cannot, output, said, words};
+use crate::command::{cannot, output, replace, said, target_dir, words};
 use crate::suite::{Report, cargo, some_tests};
 use crate::sysroot::{self, Source, Variables};
 
@@ -120,18 +120,4 @@ fn toolchain(root: &Path, source: Source) -> Result<Variables, Failure> {
 /// Where all of this is.
 fn folder(root: &Path) -> PathBuf {
     root.join("target").join("wasi")
-}
-
-/// Where cargo builds.
-fn target_dir(root: &Path) -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir))
-}
-
-/// Whoever runs the old `to` meanwhile keeps it.
-fn replace(from: &Path, to: &Path) -> Result<(), String> {
-    let parent = to.parent().unwrap_or(to);
-    let new = to.with_extension("new");
-    fs::create_dir_all(parent).map_err(|error| cannot("create", parent, &error))?;
-    fs::copy(from, &new).map_err(|error| cannot("copy", from, &error))?;
-    fs::rename(&new, to).map_err(|error| cannot("replace", to, &error))
 }
