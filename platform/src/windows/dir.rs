@@ -33,7 +33,8 @@ use windows_sys::Win32::Storage::FileSystem::{
 use super::file::WindowsFile;
 use super::nt::{self, Open, Status};
 use super::security::Private;
-use super::{fs_type, meta, random};
+use super::volume::Volume;
+use super::{meta, random};
 use crate::{Access, Dir, Event, File, FileKind, FileSystem, Metadata, Watch};
 
 /// What a directory's handle may do, at best.
@@ -50,11 +51,19 @@ const LOOK: Open<'static> = Open {
 /// An open directory.
 pub(super) struct WindowsDir {
     handle: OwnedHandle,
+    volume: Arc<Volume>,
 }
 
 impl WindowsDir {
-    pub(super) fn new(handle: OwnedHandle) -> Self {
-        Self { handle }
+    pub(super) fn new(handle: OwnedHandle) -> io::Result<Self> {
+        let volume = Arc::new(Volume::of(handle.as_handle())?);
+        Ok(Self { handle, volume })
+    }
+
+    /// One below, or the same once more.
+    fn beside(&self, handle: OwnedHandle) -> Arc<dyn Dir> {
+        let volume = self.volume.clone();
+        Arc::new(Self { handle, volume })
     }
 
     fn as_handle(&self) -> BorrowedHandle<'_> {
@@ -91,11 +100,11 @@ impl WindowsDir {
 
 impl Dir for WindowsDir {
     fn metadata(&self) -> io::Result<Metadata> {
-        meta::of(self.as_handle())
+        meta::of(self.as_handle(), &self.volume)
     }
 
     fn file_system(&self) -> io::Result<FileSystem> {
-        fs_type::file_system(self.as_handle())
+        Ok(self.volume.file_system())
     }
 
     fn open_dir(&self, name: &str) -> io::Result<Arc<dyn Dir>> {
@@ -103,12 +112,12 @@ impl Dir for WindowsDir {
         if meta::kind_of(handle.as_handle())? != FileKind::Directory {
             return Err(io::ErrorKind::NotADirectory.into());
         }
-        Ok(Arc::new(Self { handle }))
+        Ok(self.beside(handle))
     }
 
     fn reopen(&self) -> io::Result<Arc<dyn Dir>> {
         let handle = self.open_subdir("", DIR_ACCESS)?;
-        Ok(Arc::new(Self { handle }))
+        Ok(self.beside(handle))
     }
 
     fn create_dir(&self, name: &str, _mode: u32) -> io::Result<()> {
@@ -144,7 +153,7 @@ impl Dir for WindowsDir {
                 "{name:?} is a link or another reparse point, which is not followed here"
             )));
         }
-        Ok(Box::new(WindowsFile::new(handle)))
+        Ok(Box::new(WindowsFile::new(handle, self.volume.clone())))
     }
 
     fn rename(&self, from: &str, to_dir: &dyn Dir, to: &str) -> io::Result<()> {
@@ -200,7 +209,7 @@ impl Dir for WindowsDir {
             }
             found => found?,
         };
-        meta::of(found.as_handle())
+        meta::of(found.as_handle(), &self.volume)
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -11,6 +11,7 @@ use std::io;
 use std::os::windows::fs::FileExt;
 use std::os::windows::io::{AsHandle, AsRawHandle, IntoRawHandle, OwnedHandle};
 use std::ptr;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use windows_sys::Win32::Foundation::{
@@ -20,49 +21,54 @@ use windows_sys::Win32::Foundation::{
 use windows_sys::Win32::System::IO::DeviceIoControl;
 use windows_sys::Win32::System::Ioctl::FSCTL_SET_SPARSE;
 
+use super::meta;
 use super::security::check;
-use super::{fs_type, meta};
+use super::volume::Volume;
 use crate::{File, Metadata};
 
 /// From here on a file is made sparse when it grows: shorter ones fit into the file system's own record of the file.
 const SPARSE_FROM: u64 = 512;
 
 /// An open file.
-pub(super) struct WindowsFile(fs::File);
+pub(super) struct WindowsFile {
+    file: fs::File,
+    volume: Arc<Volume>,
+}
 
 impl WindowsFile {
-    pub(super) fn new(handle: OwnedHandle) -> Self {
-        Self(handle.into())
+    pub(super) fn new(handle: OwnedHandle, volume: Arc<Volume>) -> Self {
+        let file = handle.into();
+        Self { file, volume }
     }
 }
 
 impl File for WindowsFile {
     fn is_pinned(&self) -> bool {
-        fs_type::replaces_open_files(self.0.as_handle())
+        self.volume.replaces_open_files
     }
 
     fn metadata(&self) -> io::Result<Metadata> {
-        meta::of(self.0.as_handle())
+        meta::of(self.file.as_handle(), &self.volume)
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.0.seek_read(buf, offset)
+        self.file.seek_read(buf, offset)
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
-        self.0.seek_write(buf, offset)
+        self.file.seek_write(buf, offset)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         if len >= SPARSE_FROM {
             // Where the file system knows no holes, the zeros take space.
-            let _ = make_sparse(&self.0);
+            let _ = make_sparse(&self.file);
         }
-        self.0.set_len(len)
+        self.file.set_len(len)
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.0.sync_all()
+        self.file.sync_all()
     }
 
     /// Who may do what is decided when a file is created.
@@ -73,14 +79,14 @@ impl File for WindowsFile {
     fn touch(&self) -> io::Result<()> {
         // NTFS may keep the time of a write to itself until the last handle is closed; hence this call. Another machine's
         // clock cannot be asked for: there the write before it must do.
-        if fs_type::is_remote(self.0.as_handle())? {
+        if self.volume.remote {
             return Ok(());
         }
-        self.0.set_modified(SystemTime::now())
+        self.file.set_modified(SystemTime::now())
     }
 
     fn close(self: Box<Self>) -> io::Result<()> {
-        let handle = self.0.into_raw_handle();
+        let handle = self.file.into_raw_handle();
         // SAFETY: `into_raw_handle` has just made this function the only owner of the open handle, and nothing uses it
         // afterwards.
         check(unsafe { CloseHandle(handle) })
@@ -88,7 +94,7 @@ impl File for WindowsFile {
 
     fn try_lock(&self) -> io::Result<bool> {
         // Called through the trait by name: std's `File` has methods of the same name, which would win.
-        match fs4::FileExt::try_lock(&self.0) {
+        match fs4::FileExt::try_lock(&self.file) {
             Ok(()) => Ok(true),
             Err(fs4::TryLockError::WouldBlock) => Ok(false),
             Err(fs4::TryLockError::Error(error)) => Err(lock_error(error)),
@@ -96,11 +102,11 @@ impl File for WindowsFile {
     }
 
     fn lock(&self) -> io::Result<()> {
-        fs4::FileExt::lock(&self.0).map_err(lock_error)
+        fs4::FileExt::lock(&self.file).map_err(lock_error)
     }
 
     fn unlock(&self) -> io::Result<()> {
-        match fs4::FileExt::unlock(&self.0) {
+        match fs4::FileExt::unlock(&self.file) {
             Err(error) if code(&error) == Some(ERROR_NOT_LOCKED) => Ok(()),
             result => result.map_err(lock_error),
         }

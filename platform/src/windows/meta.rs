@@ -6,19 +6,20 @@ use std::os::windows::io::{AsRawHandle, BorrowedHandle};
 use std::time::{Duration, SystemTime};
 
 use windows_sys::Win32::Storage::FileSystem::{
-    BY_HANDLE_FILE_INFORMATION, FILE_ATTRIBUTE_DIRECTORY, FILE_ATTRIBUTE_REPARSE_POINT,
-    FILE_BASIC_INFO, FILE_ID_INFO, FILE_INFO_BY_HANDLE_CLASS, FILE_STANDARD_INFO, FileBasicInfo,
-    FileIdInfo, FileStandardInfo, GetFileInformationByHandle, GetFileInformationByHandleEx,
+    FILE_ATTRIBUTE_DIRECTORY, FILE_ATTRIBUTE_REPARSE_POINT, FILE_BASIC_INFO,
+    FILE_INFO_BY_HANDLE_CLASS, FILE_STANDARD_INFO, FileBasicInfo, FileStandardInfo,
+    GetFileInformationByHandleEx,
 };
 
 use super::security::{self, Access, check};
-use crate::{FileId, FileKind, Metadata};
+use super::volume::Volume;
+use crate::{FileKind, Metadata};
 
 /// From 1601, where the system's times begin, to 1970, in its units of 100 ns.
 const UNIX_EPOCH: u64 = 116_444_736_000_000_000;
 
-/// What the object is like that `handle` is open on.
-pub(super) fn of(handle: BorrowedHandle<'_>) -> io::Result<Metadata> {
+/// What the object on `volume` is like that `handle` is open on.
+pub(super) fn of(handle: BorrowedHandle<'_>, volume: &Volume) -> io::Result<Metadata> {
     let basic: FILE_BASIC_INFO = ask(handle, FileBasicInfo)?;
     let standard: FILE_STANDARD_INFO = ask(handle, FileStandardInfo)?;
     // A handle that may not ask, and a file system that has no owners.
@@ -27,7 +28,7 @@ pub(super) fn of(handle: BorrowedHandle<'_>) -> io::Result<Metadata> {
         kind: kind(basic.FileAttributes),
         len: u64::try_from(standard.EndOfFile).unwrap_or(0),
         modified: time(u64::try_from(basic.LastWriteTime).unwrap_or(0)),
-        id: id(handle)?,
+        id: volume.id(handle)?,
         links: u64::from(standard.NumberOfLinks).max(1),
         mode: None,
         owner: access.owner,
@@ -51,30 +52,11 @@ fn kind(attributes: u32) -> FileKind {
     }
 }
 
-/// The long number where the file system has one (ReFS needs it), else the short one.
-fn id(handle: BorrowedHandle<'_>) -> io::Result<FileId> {
-    if let Ok(long) = ask::<FILE_ID_INFO>(handle, FileIdInfo) {
-        return Ok(FileId {
-            device: long.VolumeSerialNumber,
-            inode: u128::from_le_bytes(long.FileId.Identifier),
-        });
-    }
-    let mut found = BY_HANDLE_FILE_INFORMATION::default();
-    // SAFETY: `handle` is open, and `found` is writable and of the type that the call fills in.
-    check(unsafe { GetFileInformationByHandle(handle.as_raw_handle(), &raw mut found) })?;
-    let inode = u64::from(found.nFileIndexHigh) << 32 | u64::from(found.nFileIndexLow);
-    Ok(FileId {
-        device: found.dwVolumeSerialNumber.into(),
-        inode: inode.into(),
-    })
-}
-
 /// What the system fills in for some class: a structure of numbers.
 trait Answer: Default {}
 
 impl Answer for FILE_BASIC_INFO {}
 impl Answer for FILE_STANDARD_INFO {}
-impl Answer for FILE_ID_INFO {}
 
 /// The answer of `class`, which is a `T`. One call for each, for a call that tells all asks for the file's path, too.
 fn ask<T: Answer>(handle: BorrowedHandle<'_>, class: FILE_INFO_BY_HANDLE_CLASS) -> io::Result<T> {

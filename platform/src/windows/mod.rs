@@ -11,7 +11,7 @@
 //! | [`mod@file`] | files: read, write, sync, close, and the kernel lock |
 //! | [`meta`] | what is known about a file |
 //! | [`security`] | whose it is, who may write to it, files that are this user's alone |
-//! | [`fs_type`] | which file systems' kernel locks are trusted |
+//! | [`volume`] | what is asked once: file identity, whether kernel locks are trusted, whether open files can be replaced |
 //! | [`process`] | child processes and Ctrl-C, for the program |
 //!
 //! # Identity
@@ -40,7 +40,6 @@ mod dir;
     reason = "no safe call reports the error of close, or makes holes"
 )]
 mod file;
-mod fs_type;
 #[allow(unsafe_code, reason = "the system's calls")]
 mod meta;
 #[allow(unsafe_code, reason = "the system's calls")]
@@ -49,6 +48,8 @@ mod nt;
 pub(crate) mod process;
 #[allow(unsafe_code, reason = "the system's calls")]
 mod security;
+#[allow(unsafe_code, reason = "the system's calls")]
+mod volume;
 
 /// The one [`Windows`] of this process.
 pub(super) fn native() -> Arc<dyn Platform> {
@@ -77,7 +78,7 @@ impl Platform for Windows {
             // Without it a directory cannot be opened.
             .custom_flags(FILE_FLAG_BACKUP_SEMANTICS)
             .open(path)?;
-        let dir = dir::WindowsDir::new(opened.into());
+        let dir = dir::WindowsDir::new(opened.into())?;
         match dir.metadata()?.kind {
             FileKind::Directory => Ok(Arc::new(dir)),
             _ => Err(io::ErrorKind::NotADirectory.into()),

@@ -11,12 +11,13 @@ use std::ptr;
 use windows_sys::Wdk::Foundation::OBJECT_ATTRIBUTES;
 use windows_sys::Wdk::Storage::FileSystem::{
     FILE_DIRECTORY_FILE, FILE_DISPOSITION_DELETE, FILE_DISPOSITION_IGNORE_READONLY_ATTRIBUTE,
-    FILE_DISPOSITION_POSIX_SEMANTICS, FILE_NAMES_INFORMATION, FILE_OPEN_REPARSE_POINT,
-    FILE_RENAME_IGNORE_READONLY_ATTRIBUTE, FILE_RENAME_INFORMATION, FILE_RENAME_POSIX_SEMANTICS,
-    FILE_RENAME_REPLACE_IF_EXISTS, FILE_SYNCHRONOUS_IO_NONALERT, FS_INFORMATION_CLASS,
-    FileDispositionInformationEx, FileNamesInformation, FileRenameInformation,
-    FileRenameInformationEx, NTCREATEFILE_CREATE_DISPOSITION, NTCREATEFILE_CREATE_OPTIONS,
-    NtCreateFile, NtFlushBuffersFile, NtQueryDirectoryFile, NtQueryVolumeInformationFile,
+    FILE_DISPOSITION_POSIX_SEMANTICS, FILE_INTERNAL_INFORMATION, FILE_NAMES_INFORMATION,
+    FILE_OPEN_REPARSE_POINT, FILE_RENAME_IGNORE_READONLY_ATTRIBUTE, FILE_RENAME_INFORMATION,
+    FILE_RENAME_POSIX_SEMANTICS, FILE_RENAME_REPLACE_IF_EXISTS, FILE_SYNCHRONOUS_IO_NONALERT,
+    FS_INFORMATION_CLASS, FileDispositionInformationEx, FileInternalInformation,
+    FileNamesInformation, FileRenameInformation, FileRenameInformationEx,
+    NTCREATEFILE_CREATE_DISPOSITION, NTCREATEFILE_CREATE_OPTIONS, NtCreateFile, NtFlushBuffersFile,
+    NtQueryDirectoryFile, NtQueryInformationFile, NtQueryVolumeInformationFile,
     NtSetInformationFile,
 };
 use windows_sys::Win32::Foundation::{
@@ -206,6 +207,23 @@ pub(super) fn flush(file: BorrowedHandle<'_>) -> Result<(), Status> {
     let mut io = IO_STATUS_BLOCK::default();
     // SAFETY: `file` is open and `io` is writable.
     Status::check(unsafe { NtFlushBuffersFile(file.as_raw_handle(), &raw mut io) })
+}
+
+/// The file's number on its volume.
+pub(super) fn index(file: BorrowedHandle<'_>) -> Result<u64, Status> {
+    let mut answer = FILE_INTERNAL_INFORMATION::default();
+    let mut io = IO_STATUS_BLOCK::default();
+    // SAFETY: `file` is open, `io` is writable, and so is `answer`, which is of the type that this class fills in.
+    Status::check(unsafe {
+        NtQueryInformationFile(
+            file.as_raw_handle(),
+            &raw mut io,
+            (&raw mut answer).cast::<c_void>(),
+            size_of_u32::<FILE_INTERNAL_INFORMATION>(),
+            FileInternalInformation,
+        )
+    })?;
+    Ok(answer.IndexNumber.cast_unsigned())
 }
 
 /// The answer of the volume that `file` is on, as `class` defines it; zeros where nothing was filled in.
