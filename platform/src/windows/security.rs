@@ -90,8 +90,7 @@ pub(super) fn access(object: BorrowedHandle<'_>) -> io::Result<Access> {
     } else {
         Owner::Other(number(owner))
     };
-    // No list at all lets everybody do everything.
-    let shared = dacl.is_null() || may_others_write(dacl, owner, me.as_psid());
+    let shared = may_others(WRITES, dacl, owner, me.as_psid());
     Ok(Access {
         owner: whose,
         shared,
@@ -124,8 +123,12 @@ fn descriptor(object: BorrowedHandle<'_>) -> io::Result<Vec<u64>> {
     }
 }
 
-/// Whether an entry of `dacl` lets somebody write who could not anyway. Entries that deny are not weighed against it.
-fn may_others_write(dacl: *const ACL, owner: PSID, me: PSID) -> bool {
+/// Whether `dacl` lets somebody do any of `what` who could not anyway. Entries that deny are not weighed against it.
+fn may_others(what: u32, dacl: *const ACL, owner: PSID, me: PSID) -> bool {
+    // No list at all lets everybody do everything.
+    if dacl.is_null() {
+        return true;
+    }
     // SAFETY: `dacl` is a list inside of a descriptor that the system has filled in.
     let count = unsafe { (*dacl).AceCount };
     (0..u32::from(count)).any(|index| {
@@ -143,7 +146,7 @@ fn may_others_write(dacl: *const ACL, owner: PSID, me: PSID) -> bool {
         let entry = entry.cast::<ACCESS_ALLOWED_ACE>();
         // SAFETY: an entry of this type is that structure, and what it is for begins at its last field.
         let (mask, who) = unsafe { ((*entry).Mask, (&raw mut (*entry).SidStart).cast::<c_void>()) };
-        mask & WRITES != 0
+        mask & what != 0
             && !equal(who, owner)
             && !equal(who, me)
             && !is_privileged(who)
@@ -286,5 +289,78 @@ pub(super) fn check(done: i32) -> io::Result<()> {
     match done {
         0 => Err(io::Error::last_os_error()),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::windows::fs::OpenOptionsExt as _;
+    use std::os::windows::io::AsHandle;
+
+    use windows_sys::Win32::Security::SetKernelObjectSecurity;
+    use windows_sys::Win32::Storage::FileSystem::FILE_READ_DATA;
+
+    use super::*;
+    use crate::{Access as How, native};
+
+    /// What others may do with a file made with these permission bits: whether they may read it, and what is made of it all.
+    fn made(mode: u32, open_up: bool) -> (bool, Access) {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let made = native().open_dir(dir.path()).expect("it was just made");
+        made.open("file", How::CreateNew(mode)).expect("it is new");
+        let mut options = std::fs::OpenOptions::new();
+        options.access_mode(GENERIC_ALL);
+        let file = options.open(dir.path().join("file")).expect("it is ours");
+        if open_up {
+            let mut all = SECURITY_DESCRIPTOR::default();
+            let all = (&raw mut all).cast::<c_void>();
+            // SAFETY: `all` is writable and lives until the end of this block; it is given no list, which lets everybody in.
+            let opened = unsafe {
+                check(InitializeSecurityDescriptor(
+                    all,
+                    SECURITY_DESCRIPTOR_REVISION,
+                ))
+                .and_then(|()| check(SetSecurityDescriptorDacl(all, 1, ptr::null(), 0)))
+                .and_then(|()| {
+                    let what = DACL_SECURITY_INFORMATION;
+                    check(SetKernelObjectSecurity(file.as_raw_handle(), what, all))
+                })
+            };
+            opened.expect("it is ours");
+        }
+        let found = descriptor(file.as_handle()).expect("readable");
+        let (mut present, mut defaulted) = (0, 0);
+        let mut dacl: *mut ACL = ptr::null_mut();
+        // SAFETY: the descriptor was filled in by the system; the others are writable.
+        check(unsafe {
+            GetSecurityDescriptorDacl(
+                found.as_ptr().cast_mut().cast::<c_void>(),
+                &raw mut present,
+                &raw mut dacl,
+                &raw mut defaulted,
+            )
+        })
+        .expect("a list");
+        let me = user().expect("everybody is somebody").as_psid();
+        let access = access(file.as_handle()).expect("readable");
+        (may_others(FILE_READ_DATA, dacl, me, me), access)
+    }
+
+    #[test]
+    fn a_private_file_is_this_users_alone() {
+        let mine = Access {
+            owner: Owner::Me,
+            shared: false,
+        };
+        assert_eq!(made(0o600, false), (false, mine));
+        assert_eq!(made(0o700, false), (false, mine));
+    }
+
+    #[test]
+    fn what_everybody_may_write_is_shared() {
+        let (_, access) = made(0o666, false);
+        assert!(!access.shared, "{access:?}");
+        let (read, access) = made(0o666, true);
+        assert!(read && access.shared, "{access:?}");
     }
 }
