@@ -119,7 +119,8 @@ pub struct CacheBuilder {
 }
 
 impl CacheBuilder {
-    /// How long callers wait for the lock; 10 s by default.
+    /// How long callers wait for the lock; 10 s by default. On the web (`wasm32-unknown-unknown`) it is tried once whatever the
+    /// timeout: nobody else runs while the only thread waits.
     pub fn timeout(mut self, timeout: impl Into<Timeout>) -> Self {
         self.options.timeout = timeout.into();
         self

@@ -254,6 +254,23 @@ fn nested_names_are_entries_of_their_own(ground: &Ground) {
     }
 }
 
+fn names_that_differ_in_case_are_two_entries_or_one_and_never_a_mixture(ground: &Ground) {
+    let cache = ground.cache();
+    let [upper, lower] = ["Name", "name"].map(|name| entry(&cache, name));
+    assert_eq!(publish(&upper, b"upper"), 1);
+    if lower.read().expect("no error").is_none() {
+        assert_eq!(publish(&lower, b"lower"), 1);
+        assert_reads(&upper, b"upper", 1);
+        assert_reads(&lower, b"lower", 1);
+    } else {
+        // The file system ignores case.
+        assert_reads(&lower, b"upper", 1);
+        assert_eq!(publish(&lower, b"lower"), 2);
+        assert_reads(&upper, b"lower", 2);
+        assert_reads(&lower, b"lower", 2);
+    }
+}
+
 fn a_large_payload_streams(ground: &Ground) {
     let bytes: Vec<u8> = (0..1_u32 << 18).flat_map(u32::to_le_bytes).collect();
     let entry = entry(&ground.cache(), "large");
@@ -1132,6 +1149,7 @@ mod conformance {
         alone:
         what_is_published_is_read,
         nested_names_are_entries_of_their_own,
+        names_that_differ_in_case_are_two_entries_or_one_and_never_a_mixture,
         a_large_payload_streams,
         a_reader_shares_what_has_not_changed,
         a_file_that_was_there_is_generation_one,

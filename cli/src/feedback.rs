@@ -144,11 +144,11 @@ impl Feedback {
         if !self.control.lose() {
             return;
         }
+        let lost = Failure::Lost;
         if self.json {
-            let lost = Failure::Lost;
             report::json_error(lost.name(), &message, Some(event.cache), lost.code());
         } else {
-            report::error_line(&format!("cachelock: {message}"));
+            report::named_line(lost.name(), &message);
         }
     }
 }

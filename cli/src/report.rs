@@ -25,8 +25,13 @@ pub(crate) fn failure(failure: &Failure, json: bool, control: &Control) {
     if json {
         json_failure(failure);
     } else if !matches!(failure, Failure::Terminated(_)) {
-        error_line(&format!("cachelock: {failure}"));
+        named_line(failure.name(), &failure.to_string());
     }
+}
+
+/// What a person reads of the error `name`. The name is there as well: a guest's runtime may swallow the exit code.
+pub(crate) fn named_line(name: &str, message: &str) {
+    error_line(&format!("cachelock: {message} [{name}]"));
 }
 
 /// The error object.

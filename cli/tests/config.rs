@@ -134,7 +134,7 @@ fn mistakes_in_the_configuration_are_2_and_change_nothing() {
         let out = run(at_home(&place, words));
         assert_eq!(code(&out), 2, "{words:?}: {}", stderr(&out));
         let expected = format!(
-            "cachelock: {}, line 2: there is no setting `lock_timeuot`; `lock_timeout` is the nearest\n",
+            "cachelock: {}, line 2: there is no setting `lock_timeuot`; `lock_timeout` is the nearest [config]\n",
             file.display()
         );
         assert_eq!(stderr(&out), expected, "{words:?}");
@@ -165,7 +165,7 @@ fn a_lease_out_of_bounds_says_where_it_was_set() {
     let (place, file) = configured("\nlease = '1ms'\n");
     let out = run(at_home(&place, &["read", "FILE"]));
     assert_eq!(code(&out), 2);
-    let from = format!("(from {}, line 2)\n", file.display());
+    let from = format!("(from {}, line 2) [usage]\n", file.display());
     assert!(stderr(&out).ends_with(&from), "{}", stderr(&out));
 }
 
@@ -216,7 +216,8 @@ fn a_timeout_says_where_it_comes_from_and_what_changes_it() {
         assert_eq!(code(&out), 75, "{}", stderr(&out));
         stderr(&out).lines().last().unwrap_or_default().to_owned()
     };
-    let change = format!("change it with --timeout, CACHELOCK_TIMEOUT or lock_timeout in {path})");
+    let change =
+        format!("change it with --timeout, CACHELOCK_TIMEOUT or lock_timeout in {path}) [timeout]");
     let said = message(at_home(&place, &["sweep", "DIR"]));
     let expected = format!("(the timeout is 0.1s, from {path}, line 2; {change}");
     assert!(said.ends_with(&expected), "{said}");

@@ -75,7 +75,7 @@ impl wit::GuestRefresh for RefreshResource {
     }
 
     fn heartbeat_due(&self) -> Result<Option<u64>, wit::Error> {
-        self.with(|refresh| Ok(refresh.heartbeat_due().map(convert::as_millis)))
+        self.with(|refresh| Ok(refresh.heartbeat_due().map(convert::until)))
     }
 
     fn publish(&self) -> Result<wit::Published, wit::Error> {

@@ -84,8 +84,13 @@ pub(crate) fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-pub(crate) fn as_millis(duration: Duration) -> u64 {
+fn as_millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Rounded up: who sleeps for that long has slept long enough.
+pub(crate) fn until(wait: Duration) -> u64 {
+    as_millis(wait + Duration::from_nanos(999_999))
 }
 
 pub(crate) fn timeout(timeout: u64) -> Timeout {

@@ -256,7 +256,7 @@ impl wit::HostRefresh for Caches {
 
     fn heartbeat_due(&mut self, refresh: Resource<OpenRefresh>) -> Result<Option<u64>, Failure> {
         let due = self.table.get_mut(&refresh)?.usable()?.heartbeat_due();
-        Ok(due.map(convert::as_millis))
+        Ok(due.map(convert::until))
     }
 
     fn publish(&mut self, refresh: Resource<OpenRefresh>) -> Result<wit::Published, Failure> {

@@ -9,14 +9,16 @@ use crate::Failure;
 use crate::suite::{Report, cargo};
 use crate::sysroot::{self, Source, Target};
 
-const MACOS: Target = Target {
+pub(crate) const MACOS: Target = Target {
     triple: "aarch64-apple-darwin",
     libc: None,
+    start_files: &[],
 };
 
-const FREEBSD: Target = Target {
+pub(crate) const FREEBSD: Target = Target {
     triple: "x86_64-unknown-freebsd",
     libc: None,
+    start_files: &[],
 };
 
 pub(crate) fn macos(root: &Path) -> Result<Report, Failure> {

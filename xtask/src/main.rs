@@ -2,6 +2,7 @@
 
 mod check;
 mod command;
+mod prove;
 mod setup;
 mod source;
 mod suite;
@@ -23,6 +24,8 @@ Usage: cargo xtask test [TARGET]   everything that must hold before a merge, on 
                                    cachelock-component.wasm (--own-std: with a standard library from Debian's packages, as
                                    where rustup cannot download one)
        cargo xtask build-windows   the program for Windows, at target/windows/cachelock.exe (--own-std as above)
+       cargo xtask prove [--short | --long] [--layer N] [--seed N]
+                                   what the library promises, shown layer by layer; see docs/reliability.md
        cargo xtask setup           only what tests need of the machine: what is missing is installed or said
        cargo xtask tidy            only the rules of the sources that no compiler checks
        cargo xtask help            this text
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: &[&str]) -> Result<(), Failure> {
     match arguments {
+        ["prove", arguments @ ..] => prove::run(&root(), arguments),
         _ if arguments
             .iter()
             .any(|word| matches!(*word, "--help" | "-h")) =>
@@ -73,7 +77,7 @@ fn run(arguments: &[&str]) -> Result<(), Failure> {
         ["build-windows", "--own-std"] => {
             windows::build(&root(), sysroot::Source::Debian).map(drop)
         }
-        ["setup"] => setup::run(setup::NATIVE).map(drop),
+        ["setup"] => suite::needs().try_for_each(|needs| setup::run(needs).map(drop)),
         ["tidy"] => tidy::run(&root()),
         [] => Err(usage("which task?")),
         [task, ..] => Err(usage(&format!(

@@ -72,15 +72,13 @@ pub(crate) const NATIVE: &[Need] = &[
     program("make", "make", "what a build starts all at once"),
 ];
 
+const NO_PYTHON: &str = "clients in other languages; anything, where no wasmtime is named";
+
 /// What the tests of guests need.
 pub(crate) const WASI: &[Need] = &[
     other("root", Kind::User, "guests without permissions"),
-    program("python3", "python3", "anything, where no wasmtime is named"),
-    program(
-        "pip3",
-        "python3-pip",
-        "anything, where no wasmtime is named",
-    ),
+    program("python3", "python3", NO_PYTHON),
+    program("pip3", "python3-pip", NO_PYTHON),
     program("setpriv", "util-linux", "guests without permissions"),
     program("unshare", "util-linux", "read-only file systems"),
     program("mount", "mount", "read-only file systems"),
@@ -121,6 +119,11 @@ pub(crate) fn run(needs: &[Need]) -> Result<Missing, Failure> {
     Ok(missing)
 }
 
+/// Whether all of it is there.
+pub(crate) fn are_met(needs: &[Need]) -> bool {
+    needs.iter().all(Need::is_met)
+}
+
 impl Need {
     fn is_met(&self) -> bool {
         match self.kind {
@@ -142,7 +145,7 @@ impl Need {
     }
 }
 
-fn is_in_path(program: &str) -> bool {
+pub(crate) fn is_in_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
 }

@@ -8,24 +8,27 @@
 //! | `cachelock.wasm` | the program, as it is to be handed out |
 //! | `cachelock-component.wasm` | the component that exports the interface, as it is to be handed out |
 //! | `cachelock.cwasm` | the program, compiled for this machine, so that each of many runs starts at once |
+//! | `clients` | see [`clients`] |
 //! | `scratch` | the directory that tests inside of a guest are granted |
-//! | `debian`, `std`, `sysroot` | see [`sysroot`](crate::sysroot) |
+//! | `debian`, `std`, `sysroot` | see [`sysroot`] |
 //! | `wasmtime` | see [`wasmtime`] |
 
+mod clients;
 mod wasmtime;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::Failure;
 use crate::command::{cannot, output, replace, said, target_dir, words};
 use crate::suite::{Report, cargo, some_tests};
 use crate::sysroot::{self, Source, Variables};
+use crate::{Failure, setup};
 
-const TARGET: sysroot::Target = sysroot::Target {
+pub(crate) const TARGET: sysroot::Target = sysroot::Target {
     triple: "wasm32-wasip2",
     libc: Some("wasi-libc"),
+    start_files: &[],
 };
 
 /// What is handed out: the package, what cargo calls what it builds, and what we call it.
@@ -85,6 +88,17 @@ pub(crate) fn conformance(root: &Path) -> Result<Report, Failure> {
 
 /// Native tests that run the program as a guest.
 pub(crate) fn processes(root: &Path) -> Result<Report, Failure> {
+    let (wasmtime, guest) = runnable(root)?;
+    let variables = [
+        ("CACHELOCK_TEST_WASMTIME", wasmtime.into_os_string()),
+        ("CACHELOCK_TEST_GUEST", guest.into_os_string()),
+    ];
+    let arguments = "test -p cachelock-cli --features wasi-tests --test wasi";
+    some_tests(cargo(root, arguments, &variables)?)
+}
+
+/// The runtime, and the program that was built for it, compiled for this machine.
+pub(crate) fn runnable(root: &Path) -> Result<(PathBuf, PathBuf), Failure> {
     let wasmtime = said(wasmtime::find(&folder(root)))?;
     let program = folder(root).join("cachelock.wasm");
     let compiled = folder(root).join("cachelock.cwasm");
@@ -95,12 +109,7 @@ pub(crate) fn processes(root: &Path) -> Result<Report, Failure> {
         .arg("-o")
         .arg(&compiled);
     said(output(&mut compile))?;
-    let variables = [
-        ("CACHELOCK_TEST_WASMTIME", wasmtime.into_os_string()),
-        ("CACHELOCK_TEST_GUEST", compiled.into_os_string()),
-    ];
-    let arguments = "test -p cachelock-cli --features wasi-tests --test wasi";
-    some_tests(cargo(root, arguments, &variables)?)
+    Ok((wasmtime, compiled))
 }
 
 /// A guest that imports the interface, on the component and on a host that implements it.
@@ -110,6 +119,33 @@ pub(crate) fn interface(root: &Path) -> Result<Report, Failure> {
     let variables = [("CACHELOCK_TEST_GUESTS", built(root))];
     let arguments = "test -p cachelock-host --features wasi-tests";
     some_tests(cargo(root, arguments, &variables)?)
+}
+
+/// Clients of the component in other languages.
+pub(crate) fn clients(root: &Path) -> Result<Report, Failure> {
+    let missing = ["python3", "pip3"].map(setup::is_in_path).contains(&false);
+    if missing {
+        println!("wasi: not tested, for want of python3 or pip3");
+        return Ok(Report::default());
+    }
+    // As the tests of the program build it, so that it is there already.
+    let variables: [(&str, &str); 0] = [];
+    let arguments = "build -p cachelock-cli --features wasi-tests";
+    cargo(root, arguments, &variables)?;
+    let tried = clients::Tried {
+        component: folder(root).join("cachelock-component.wasm"),
+        program: target_dir(root).join("debug").join("cachelock"),
+    };
+    let sources = root.join("component").join("clients");
+    let tests = said(clients::test(
+        &sources,
+        &folder(root).join("clients"),
+        &tried,
+    ))?;
+    some_tests(Report {
+        tests,
+        ..Report::default()
+    })
 }
 
 /// What cargo needs in its environment to build for guests.

@@ -18,9 +18,10 @@ use crate::command::{cannot, output, said};
 use crate::suite::{Report, cargo, some_tests};
 use crate::sysroot::{self, Source};
 
-const TARGET: sysroot::Target = sysroot::Target {
+pub(crate) const TARGET: sysroot::Target = sysroot::Target {
     triple: "wasm32-unknown-unknown",
     libc: None,
+    start_files: &[],
 };
 
 const RUNNER: &str = "wasm-bindgen-test-runner";

@@ -17,14 +17,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::Failure;
 use crate::command::{cannot, output, replace, said, target_dir};
 use crate::suite::{Report, cargo, some_tests};
 use crate::sysroot::{self, Source, Variables};
+use crate::{Failure, setup};
 
-const TARGET: sysroot::Target = sysroot::Target {
+pub(crate) const TARGET: sysroot::Target = sysroot::Target {
     triple: "x86_64-pc-windows-gnu",
     libc: None,
+    start_files: &["rsbegin", "rsend"],
 };
 
 const COMPILER: &str = "x86_64-w64-mingw32-gcc";
@@ -71,6 +72,20 @@ pub(crate) fn build(root: &Path, source: Source) -> Result<Report, Failure> {
     Ok(Report::default())
 }
 
+/// As the tests do: where it cannot be done, that was said.
+pub(crate) fn build_to_test(root: &Path) -> Result<Report, Failure> {
+    match setup::are_met(setup::WINDOWS) {
+        true => build(root, Source::Any),
+        false => Ok(not_run()),
+    }
+}
+
+/// The setup has said why, and where nothing may be skipped it has failed.
+fn not_run() -> Report {
+    println!("windows: not run");
+    Report::default()
+}
+
 /// The lints, with the code that no other target compiles.
 pub(crate) fn clippy(root: &Path) -> Result<Report, Failure> {
     let variables = sysroot::variables(&folder(root), &TARGET, Source::Any)?;
@@ -102,6 +117,9 @@ pub(crate) fn program(root: &Path) -> Result<Report, Failure> {
 }
 
 fn test(root: &Path, what: &str) -> Result<Report, Failure> {
+    if !setup::are_met(setup::WINDOWS) {
+        return Ok(not_run());
+    }
     let mut variables = sysroot::variables(&folder(root), &TARGET, Source::Any)?;
     variables.push((TARGET.variable("RUNNER"), WINE.into()));
     variables.extend(said(wine(root))?);

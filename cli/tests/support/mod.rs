@@ -222,6 +222,7 @@ impl Ran {
             let line = self.stderr.lines().last().unwrap_or_default();
             assert!(line.starts_with("cachelock: "), "no message: {self}");
             assert!(line.contains(&path), "{path} is not named: {self}");
+            assert!(line.ends_with(']'), "the error has no name: {self}");
         }
     }
 }

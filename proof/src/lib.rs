@@ -1,0 +1,14 @@
+//! Shows what cachelock promises, by layers that can fail. `cargo xtask prove` builds and runs them all; `docs/reliability.md`
+//! has the figures of the last run and what each layer cannot show.
+//!
+//! A [`Layer`] counts what it has tried and compares that with a target; it fails when something broke a promise, when it
+//! tried less than the target, or when its *positive control*, a planted defect, was not caught. The table that is printed has
+//! one line for each count.
+
+pub mod layer;
+mod table;
+
+pub mod layers;
+
+pub use layer::{Broken, Control, Count, Layer, Outcome, Plan, Size};
+pub use table::Table;
