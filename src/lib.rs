@@ -51,6 +51,7 @@ mod documents {
 
 mod builder;
 mod cache;
+mod cancel;
 mod context;
 mod control;
 mod error;
@@ -79,12 +80,14 @@ mod state;
 mod tag;
 mod text;
 mod time;
+mod transfer;
 mod wait;
 
 pub use cachelock_platform as platform;
 
 pub use builder::{CacheBuilder, Durability, Locking};
 pub use cache::{Cache, Entry, Status, WriteLock};
+pub use cancel::CancelToken;
 pub use error::{Error, ErrorKind, Result};
 pub use events::{Backend, Event, EventKind, Observer, WaitingFor};
 pub use freshness::{Begun, GetError, Produced};
@@ -100,4 +103,4 @@ pub use reader::Reader;
 pub use refresh::Refresh;
 pub use scratch::Scratch;
 pub use tag::Validators;
-pub use wait::{CancelToken, ParseDurationError, Timeout, parse_duration};
+pub use wait::{ParseDurationError, Timeout, parse_duration};

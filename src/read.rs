@@ -15,7 +15,6 @@ use std::time::{Duration, SystemTime};
 use cachelock_platform::{File, Metadata};
 
 use crate::cache::Entry;
-use crate::control::read_whole;
 use crate::error::{Error, Result};
 use crate::events::{Event, EventKind};
 use crate::hash::xxh3_128;
@@ -25,6 +24,7 @@ use crate::mutation::Mutation;
 use crate::root::Root;
 use crate::state::{FoundTag, Mismatches, PIECE, Payload, TagState, Version, record_of};
 use crate::tag::{Content, Record, Validators};
+use crate::transfer::read_whole;
 
 /// A payload in memory, with what is known about it. Cheap to clone; dereferences to its bytes.
 #[derive(Debug, Clone)]

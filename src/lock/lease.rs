@@ -42,6 +42,7 @@ use crate::error::{Error, Result};
 use crate::events::{Event, EventKind};
 use crate::mutation::Mutation;
 use crate::section::Section;
+use crate::transfer;
 use crate::wait::Waiter;
 
 /// Why most leases are lost.
@@ -105,7 +106,7 @@ impl Lease {
             waiter.check_cancelled()?;
             let (sight, overtakes) = turn.wait(waiter, observation, request)?;
             match Attempt::start(control, request.kind, &sight)? {
-                Some(attempt) => match attempt.finish()? {
+                Some(attempt) => match attempt.finish(waiter)? {
                     Some(acquired) => {
                         acquired.announce(overtakes);
                         return Ok(acquired.lease);
@@ -241,7 +242,7 @@ impl Lease {
         let Some((file, _)) = self.control.open(&name, Access::Write)? else {
             return self.claim_is_gone().map(Some);
         };
-        let found = control::read_up_to(&*file, RECORD_READ)
+        let found = transfer::read_up_to(&*file, RECORD_READ)
             .map_err(|error| self.control.failed("read", &name, error))?;
         if Claim::decode(&found).is_ok_and(|found| found.nonce != self.nonce) {
             return Ok(Some("its claim is somebody else's".to_owned()));

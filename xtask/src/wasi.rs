@@ -20,7 +20,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::command::{cannot, output, said, words};
+use crate::command::{cannot, output, replace, said, target_dir, words};
 use crate::suite::{Report, cargo, some_tests};
 use crate::sysroot::{self, Source, Variables};
 use crate::{Failure, setup};
@@ -28,6 +28,7 @@ use crate::{Failure, setup};
 pub(crate) const TARGET: sysroot::Target = sysroot::Target {
     triple: "wasm32-wasip2",
     libc: Some("wasi-libc"),
+    start_files: &[],
 };
 
 /// The package of the guests that tests run on the interface.
@@ -215,20 +216,6 @@ fn toolchain(root: &Path, source: Source) -> Result<Variables, Failure> {
 /// Where all of this is.
 fn folder(root: &Path) -> PathBuf {
     root.join("target").join("wasi")
-}
-
-/// Where cargo builds.
-pub(crate) fn target_dir(root: &Path) -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir))
-}
-
-/// Whoever runs the old `to` meanwhile keeps it.
-fn replace(from: &Path, to: &Path) -> Result<(), String> {
-    let parent = to.parent().unwrap_or(to);
-    let new = to.with_extension("new");
-    fs::create_dir_all(parent).map_err(|error| cannot("create", parent, &error))?;
-    fs::copy(from, &new).map_err(|error| cannot("copy", from, &error))?;
-    fs::rename(&new, to).map_err(|error| cannot("replace", to, &error))
 }
 
 #[cfg(test)]
