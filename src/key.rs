@@ -148,6 +148,14 @@ impl Entry {
     }
 }
 
+impl Error {
+    /// Tells the key, too, where the path only has its hash.
+    pub(crate) fn of_key(mut self, key: Option<&Key>) -> Self {
+        self.0.key = key.cloned();
+        self
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
