@@ -13,9 +13,10 @@ use std::fmt::{self, Write};
 use std::io;
 use std::sync::Arc;
 
+use xxhash_rust::xxh3::xxh3_128;
+
 use crate::cache::{Cache, Entry};
 use crate::error::{Error, Result};
-use crate::hash::xxh3_128;
 use crate::name::EntryName;
 use crate::state::TagState;
 use crate::tag::Record;

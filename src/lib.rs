@@ -58,7 +58,6 @@ mod events;
 #[cfg(feature = "metrics")]
 mod facade;
 mod freshness;
-mod hash;
 mod key;
 mod lock;
 mod meta;

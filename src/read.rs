@@ -13,12 +13,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use cachelock_platform::{File, Metadata};
+use xxhash_rust::xxh3::xxh3_128;
 
 use crate::cache::Entry;
 use crate::control::read_whole;
 use crate::error::{Error, Result};
 use crate::events::{Event, EventKind};
-use crate::hash::xxh3_128;
 use crate::meta::{Meta, Verification};
 use crate::mutation::Mutation;
 use crate::root::Root;
