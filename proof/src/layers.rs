@@ -7,11 +7,13 @@ use crate::Layer;
 pub mod hostile;
 pub mod injection;
 pub mod kills;
+mod model;
 
 /// All layers, in the order of their numbers.
 #[must_use]
 pub fn all() -> Vec<Box<dyn Layer>> {
     vec![
+        Box::new(model::ProtocolModel),
         Box::new(injection::Injection),
         Box::new(kills::Kills),
         Box::new(hostile::Hostile),
