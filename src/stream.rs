@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use cachelock_platform::File;
 
 use crate::cache::Entry;
-use crate::control::read_whole;
 use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::meta::Meta;
 use crate::read::Snapshot;
+use crate::transfer::read_whole;
 
 /// A payload that was verified and can be read in pieces, with constant memory (in a WASI guest all of it is in memory). It
 /// stays this payload, whatever is published meanwhile.
