@@ -9,6 +9,7 @@ use std::time::Duration;
 use cachelock_platform::Platform;
 
 use crate::cache::Cache;
+use crate::cancel::CancelToken;
 use crate::context::{Context, Options};
 use crate::error::{Error, Result};
 use crate::events::Observer;
@@ -18,7 +19,7 @@ use crate::metrics::Counters;
 use crate::mutation::Mutation;
 use crate::name::check_cache_path;
 use crate::time::seconds;
-use crate::wait::{CancelToken, Timeout};
+use crate::wait::Timeout;
 
 /// How writers exclude each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

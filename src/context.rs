@@ -7,10 +7,11 @@ use std::time::Duration;
 use cachelock_platform::{FileId, Platform};
 
 use crate::builder::{Durability, Locking};
+use crate::cancel::CancelToken;
 use crate::events::{self, Event, Observer};
 use crate::metrics::Counters;
 use crate::mutation::Mutation;
-use crate::wait::{CancelToken, Timeout};
+use crate::wait::Timeout;
 
 /// The settings of a cache; see [`crate::CacheBuilder`].
 #[derive(Clone)]

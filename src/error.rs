@@ -5,8 +5,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cachelock_platform::GUEST;
-
 pub(crate) use crate::events::WaitingFor;
 use crate::key::Key;
 use crate::lock::Holder;
@@ -26,12 +24,11 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// # Ok::<(), cachelock::Error>(())
 /// ```
 // One pointer: it is part of nearly every result, and each of those is moved through many callers.
-pub struct Error(Box<Body>);
+pub struct Error(pub(crate) Box<Body>);
 
-struct Body {
+pub(crate) struct Body {
     repr: Repr,
-    /// Of the entry it is about, if that has one.
-    key: Option<Key>,
+    pub(crate) key: Option<Key>,
 }
 
 /// The kinds of [`Error`] that a caller can act on.
@@ -192,14 +189,12 @@ fn hint(source: &io::Error) -> &'static str {
         }
         io::ErrorKind::IsADirectory => "; a directory has the name of the entry",
         io::ErrorKind::NotADirectory => "; a file has the name of a folder on the way",
-        _ if is_out_of_descriptors(source) => "; close some files or raise the limit of open files",
+        // The kinds of `std` have none for it yet, but its text is the same everywhere.
+        _ if source.to_string().starts_with("Too many open files") => {
+            "; close some files or raise the limit of open files"
+        }
         _ => "",
     }
-}
-
-/// The kinds of `std` have none for it yet, but its text is the same everywhere.
-fn is_out_of_descriptors(source: &io::Error) -> bool {
-    !GUEST && source.to_string().starts_with("Too many open files")
 }
 
 impl Error {
@@ -326,12 +321,6 @@ impl Error {
             source,
         }
         .into()
-    }
-
-    /// Tells the key, too, where the path only has its hash.
-    pub(crate) fn of_key(mut self, key: Option<&Key>) -> Self {
-        self.0.key = key.cloned();
-        self
     }
 
     /// What kind of error it is.

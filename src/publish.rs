@@ -19,7 +19,7 @@ use cachelock_platform::{Dir, FileKind, GUEST};
 
 use crate::control::found;
 use crate::durable::{sync_dir, sync_names, sync_tag, syncs_all, syncs_payload};
-use crate::error::{Error, Result, WaitingFor};
+use crate::error::{Error, Result};
 use crate::events::{Event, EventKind};
 use crate::freshness::Produced;
 use crate::mutation::Mutation;
@@ -30,9 +30,6 @@ use crate::stage::Stage;
 use crate::state::{current_record, not_a_payload};
 use crate::tag::{Content, Record, Tag, Validators};
 use crate::wait::Waiter;
-
-/// The pause between two attempts at a rename that somebody's open file forbids.
-const RETRY: Duration = Duration::from_millis(5);
 
 /// A failed publish, and whether the stage is still good for another attempt.
 struct Failure {
@@ -160,7 +157,14 @@ fn publish_not_modified(parts: &Parts<'_>) -> Result<Published, Failure> {
 fn current(parts: &Parts<'_>) -> Result<Record> {
     match parts.early {
         Some(early) if parts.entry.cx.mutated(Mutation::StateReadEarly) => Ok(early.clone()),
-        _ => current_record(&parts.entry.cx, &parts.hold.root, &parts.entry.name),
+        _ => {
+            let found = current_record(&parts.entry.cx, &parts.hold.root, &parts.entry.name);
+            if found.is_err() {
+                // A newer holder may have replaced what was being read.
+                parts.hold.check_held()?;
+            }
+            found
+        }
     }
 }
 
@@ -378,8 +382,7 @@ fn rename(entry: &crate::cache::Entry, stage: &mut Stage, target: Target) -> Res
             _ if cx.platform.is_busy(&error) => {
                 let left = hold.budget_left;
                 let waiter = waiter.get_or_insert_with(|| Waiter::for_retries(cx, left));
-                waiter.waits_for(WaitingFor::Replace);
-                waiter.pause(waiter.now() + RETRY)?;
+                waiter.pause_for_handle(path.clone())?;
             }
             io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory
                 if target == Target::Payload =>

@@ -8,12 +8,12 @@ use cachelock_platform::File;
 use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::cache::Entry;
-use crate::control::write_all_at;
 use crate::error::{Error, Result};
 use crate::lock::Hold;
 use crate::mutation::Mutation;
 use crate::state::PIECE;
 use crate::tag::Content;
+use crate::transfer::write_all_at;
 
 /// A stage while it is written to. Its first failure is final: what a file system has dropped after a failed write or sync it
 /// may report as written the next time.

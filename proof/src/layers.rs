@@ -9,12 +9,14 @@ pub mod hostile;
 mod images;
 pub mod injection;
 pub mod kills;
+mod model;
 mod schedules;
 
 /// All layers, in the order of their numbers.
 #[must_use]
 pub fn all() -> Vec<Box<dyn Layer>> {
     vec![
+        Box::new(model::ProtocolModel),
         Box::new(schedules::Schedules),
         Box::new(images::Images),
         Box::new(errors::Errors),

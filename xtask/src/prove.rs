@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
+use crate::command::target_dir;
 use crate::suite::cargo;
 use crate::{Failure, sysroot, wasi};
 
@@ -29,7 +30,7 @@ fn programs(root: &Path) -> Result<String, Failure> {
     cargo(root, "build --release -p cachelock-cli", &none)?;
     wasi::build(root, sysroot::Source::Any)?;
     let (wasmtime, guest) = wasi::runnable(root)?;
-    let program = wasi::target_dir(root).join("release").join("cachelock");
+    let program = target_dir(root).join("release").join("cachelock");
     let mut words = String::new();
     for (option, path) in [
         ("--program", program),
