@@ -287,14 +287,9 @@ impl Error {
     }
 
     /// `doubt` completes "was published, but".
+    #[rustfmt::skip]
     pub(crate) fn published_but(path: &Path, doubt: &'static str, source: io::Error) -> Self {
-        let path = path.into();
-        Repr::NotDurable {
-            path,
-            doubt,
-            source,
-        }
-        .into()
+        Repr::NotDurable { path: path.into(), doubt, source }.into()
     }
 
     pub(crate) fn limit(path: &Path, reason: impl Into<String>) -> Self {
