@@ -54,6 +54,7 @@ mod cache;
 mod cancel;
 mod context;
 mod control;
+mod durable;
 mod error;
 mod events;
 #[cfg(feature = "metrics")]
