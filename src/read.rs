@@ -61,8 +61,8 @@ impl AsRef<[u8]> for Snapshot {
     }
 }
 
-/// A payload that was verified and can be read in pieces, with constant memory (in a WASI guest all of it is in memory). It
-/// stays this payload, whatever is published meanwhile.
+/// A payload that was verified and can be read in pieces. It stays this payload, whatever is published meanwhile. Takes constant
+/// memory, but all of the payload's in a WASI guest, and on Windows where no open file can be replaced.
 pub struct Stream {
     source: Source,
     at: u64,
