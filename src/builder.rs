@@ -18,6 +18,7 @@ use crate::metrics::Counters;
 #[cfg(feature = "mutations")]
 use crate::mutation::Mutation;
 use crate::name::check_cache_path;
+use crate::time::seconds;
 use crate::wait::Timeout;
 
 /// How writers exclude each other.
@@ -191,7 +192,12 @@ impl CacheBuilder {
         if lease < LEASE_MIN || lease > LEASE_MAX {
             return Err(Error::limit(
                 &path,
-                format!("a lease of {lease:?} is not between {LEASE_MIN:?} and {LEASE_MAX:?}"),
+                format!(
+                    "a lease of {} is not between {} and {}",
+                    seconds(lease),
+                    seconds(LEASE_MIN),
+                    seconds(LEASE_MAX)
+                ),
             ));
         }
         let cx = Arc::new(Context {

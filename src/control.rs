@@ -7,11 +7,12 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use cachelock_platform::{Access, Dir, File, FileKind, Metadata, Owner};
+use cachelock_platform::{Access, Dir, File, FileKind, GUEST, Metadata, Owner};
 
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::name::CONTROL_DIR;
+use crate::text;
 use crate::transfer;
 use crate::wait::Waiter;
 
@@ -63,7 +64,7 @@ pub(crate) fn kind_of(name: &str) -> Kind {
         digits
             .bytes()
             .all(|byte| byte.is_ascii_digit())
-            .then(|| digits.parse().ok())?
+            .then(|| text::digits(digits))?
     };
     let parsed = if let Some(rest) = name.strip_prefix("claim-") {
         (rest.len() == 20)
@@ -88,7 +89,7 @@ pub(crate) fn kind_of(name: &str) -> Kind {
 pub(crate) struct Control {
     pub(crate) cx: Arc<Context>,
     pub(crate) dir: Arc<dyn Dir>,
-    /// Whether other machines may change it, so that a handle's cached "absent" must not be believed.
+    /// See [`Control::is_remote`].
     pub(crate) remote: bool,
     /// Whether files of other users are looked at, too: by somebody who changes nothing.
     pub(crate) any_owner: bool,
@@ -122,14 +123,24 @@ impl Control {
         self.cx.path.join(CONTROL_DIR).join(name)
     }
 
+    /// The error for what cannot be done with `name`; see [`Error::io`].
+    pub(crate) fn failed(&self, action: &'static str, name: &str, source: io::Error) -> Error {
+        Error::io(action, self.path(name), source)
+    }
+
+    /// Whether other machines may change it, so that a handle's cached "absent" must not be believed. No guest can know.
+    pub(crate) fn is_remote(&self) -> bool {
+        !GUEST && self.remote
+    }
+
     /// The same directory past the caches of a network file system's client; elsewhere just this one.
     pub(crate) fn fresh(&self) -> Result<Arc<dyn Dir>> {
-        if !self.remote {
+        if !self.is_remote() {
             return Ok(self.dir.clone());
         }
         self.dir
             .reopen()
-            .map_err(|error| Error::io("open", self.path(""), error))
+            .map_err(|error| self.failed("open", "", error))
     }
 
     /// What has become of this directory, if the cache's path does not lead to it any more.
@@ -162,12 +173,11 @@ impl Control {
     }
 
     pub(crate) fn stat(&self, name: &str) -> Result<Option<Metadata>> {
-        found(self.dir.stat(name)).map_err(|error| Error::io("look at", self.path(name), error))
+        found(self.dir.stat(name)).map_err(|error| self.failed("look at", name, error))
     }
 
     fn stat_fresh(&self, name: &str) -> Result<Option<Metadata>> {
-        found(self.fresh()?.stat(name))
-            .map_err(|error| Error::io("look at", self.path(name), error))
+        found(self.fresh()?.stat(name)).map_err(|error| self.failed("look at", name, error))
     }
 
     /// Opens a file that must be ours; `None` if it does not exist.
@@ -205,7 +215,7 @@ impl Control {
             Ok(metadata) if metadata.kind != FileKind::File => {
                 Error::not_a_file(&self.path(name), NO_FILE)
             }
-            _ => Error::io("open", self.path(name), error),
+            _ => self.failed("open", name, error),
         }
     }
 
@@ -229,9 +239,9 @@ impl Control {
     fn create_error(&self, name: &str, error: io::Error) -> Error {
         if error.kind() == io::ErrorKind::NotFound {
             let gone = io::Error::new(error.kind(), "the cache directory was deleted meanwhile");
-            return Error::io("create", self.path(name), gone);
+            return self.failed("create", name, gone);
         }
-        Error::io("create", self.path(name), error)
+        self.failed("create", name, error)
     }
 
     /// Reads what is there of a small file, at most `limit` bytes; `None` if it does not exist.
@@ -243,17 +253,17 @@ impl Control {
             Ok(bytes) => Ok(Some(bytes)),
             // A guest opens by name for each call, so the name may have gone in between.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::io("read", self.path(name), error)),
+            Err(error) => Err(self.failed("read", name, error)),
         }
     }
 
     /// Writes all of a small file from its start.
     pub(crate) fn write(&self, file: &dyn File, name: &str, bytes: &[u8]) -> Result<()> {
         transfer::write_all_at(file, bytes, 0)
-            .map_err(|error| Error::io("write", self.path(name), error))?;
-        if self.remote {
+            .map_err(|error| self.failed("write", name, error))?;
+        if self.is_remote() {
             file.sync()
-                .map_err(|error| Error::io("sync", self.path(name), error))?;
+                .map_err(|error| self.failed("sync", name, error))?;
         }
         Ok(())
     }
@@ -295,7 +305,7 @@ impl Control {
                 Ok(metadata) if metadata.kind == FileKind::Directory => {
                     Error::not_a_file(&self.path(name), NO_FILE)
                 }
-                _ => Error::io("remove", self.path(name), error),
+                _ => self.failed("remove", name, error),
             }),
         }
     }
@@ -303,7 +313,7 @@ impl Control {
     pub(crate) fn list(&self) -> Result<Vec<String>> {
         self.fresh()?
             .list()
-            .map_err(|error| Error::io("list", self.path(""), error))
+            .map_err(|error| self.failed("list", "", error))
     }
 }
 
@@ -357,9 +367,9 @@ pub(crate) fn dir_error(action: &'static str, path: PathBuf, error: io::Error) -
     Error::io(action, path, error)
 }
 
-/// Refuses to write where others could interfere.
+/// Refuses to write where others could interfere. A guest knows of no owners and no modes.
 pub(crate) fn check_trust(cx: &Context, path: &std::path::Path, metadata: &Metadata) -> Result<()> {
-    if cx.options.allow_shared {
+    if cx.options.allow_shared || GUEST {
         return Ok(());
     }
     if let Owner::Other(user) = metadata.owner {

@@ -346,7 +346,7 @@ impl<'a> Waiter<'a> {
 /// When to report after `now`, if the last report was due at `due`. By steps from there: the wake that brings a report is a
 /// little late each time, and reports that drift skip a second in the end. What was slept through is not made up for.
 fn report_after(due: Monotonic, now: Monotonic) -> Monotonic {
-    let steps = now.saturating_sub(due).as_nanos() / REPORT_EVERY.as_nanos() + 1;
+    let steps = now.saturating_sub(due).as_secs() / REPORT_EVERY.as_secs() + 1;
     due.saturating_add(REPORT_EVERY.saturating_mul(u32::try_from(steps).unwrap_or(u32::MAX)))
 }
 

@@ -36,6 +36,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 pub mod folders;
+#[cfg(any(test, all(feature = "bare", target_os = "wasi")))]
+mod heap;
 pub mod input;
 pub mod memory;
 pub mod process;
@@ -59,6 +61,10 @@ cfg_if::cfg_if! {
         use unsupported as backend;
     }
 }
+
+/// Whether this target's processes are guests in a sandbox: without kernel locks, threads and watches, whatever the host
+/// has. What is built for those can be left out then.
+pub const GUEST: bool = cfg!(all(target_os = "wasi", target_env = "p2"));
 
 /// The platform of this target: one object for each process, the same at every call.
 #[must_use]
@@ -101,6 +107,15 @@ pub trait Platform: Send + Sync {
     /// # Errors
     /// What the system says for the first directory that could not be created.
     fn create_dir_all(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes the names of the directories on the way to the directory at `path` durable, as far as that can be done.
+    fn sync_parents(&self, path: &Path) {
+        for parent in path.ancestors().skip(1) {
+            if let Ok(dir) = self.open_dir(parent) {
+                let _ = dir.sync();
+            }
+        }
+    }
 
     /// Now, on the monotonic clock.
     fn monotonic(&self) -> Monotonic;

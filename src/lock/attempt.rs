@@ -52,7 +52,7 @@ impl<'a> Attempt<'a> {
         let nonce = cx
             .platform
             .random()
-            .map_err(|error| Error::io("draw a random name for", control.path(&name), error));
+            .map_err(|error| control.failed("draw a random name for", &name, error));
         let claim = Claim {
             epoch,
             nonce: *nonce.as_ref().unwrap_or(&0),
@@ -70,13 +70,17 @@ impl<'a> Attempt<'a> {
         if gated && written.is_ok() {
             written = file
                 .set_mode(control::PRIVATE)
-                .map_err(|error| Error::io("set the mode of", control.path(&name), error));
+                .map_err(|error| control.failed("set the mode of", &name, error));
         }
         drop(file);
         match written {
             Ok(()) => Ok(Some(attempt)),
             Err(error) => {
                 attempt.give_up();
+                // Where files are opened by name for each call: others have left this epoch behind, and removed the claim.
+                if super::is_gone(&error) {
+                    return Ok(None);
+                }
                 Err(error)
             }
         }
@@ -117,13 +121,17 @@ impl<'a> Attempt<'a> {
         };
         let name = control::next_head(self.claim.epoch, self.claim.nonce);
         let file = control.create_unique(&name)?;
-        file.set_len(self.claim.epoch)
-            .map_err(|error| Error::io("set the length of", control.path(&name), error))?;
-        if control.remote {
-            file.sync()
-                .map_err(|error| Error::io("sync", control.path(&name), error))?;
+        let mut made = file.set_len(self.claim.epoch);
+        if control.is_remote() && made.is_ok() {
+            made = file.sync();
         }
         drop(file);
+        match made {
+            Ok(()) => {}
+            // Fenced; seen here where files are opened by name for each call.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(control.failed("make", &name, error)),
+        }
         if !cx.mutated(Mutation::HeadNotChecked)
             && (control.exists(&control::claim(self.claim.epoch + 1))?
                 || control.head()? >= self.claim.epoch)
@@ -135,11 +143,7 @@ impl<'a> Attempt<'a> {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => {
-                return Err(Error::io(
-                    "rename the next head to",
-                    control.path(HEAD),
-                    error,
-                ));
+                return Err(control.failed("rename the next head to", HEAD, error));
             }
         }
         if late_fence {

@@ -83,6 +83,7 @@ const WASI: Target = Target {
         Step::Own("guests beside natives", wasi::processes),
         Step::Own("the interface, on leases and on a host", wasi::interface),
         Step::Own("clients in JavaScript and Python", wasi::clients),
+        Step::Own("natives and guests on one entry", wasi::mixed),
         Step::Cargo(
             "clippy -p cachelock-host --all-targets --all-features -- -D warnings",
             &[],

@@ -31,41 +31,82 @@ pub(crate) const TARGET: sysroot::Target = sysroot::Target {
     start_files: &[],
 };
 
-/// What is handed out: the package, what cargo calls what it builds, and what we call it.
-const HANDED_OUT: [(&str, &str, &str); 2] = [
-    ("cachelock-cli", "cachelock.wasm", "cachelock.wasm"),
-    (
-        "cachelock-component",
-        "cachelock_component.wasm",
-        "cachelock-component.wasm",
-    ),
-];
+/// The package of the guests that tests run on the interface.
+const EXAMPLE_GUESTS: &str = "cachelock-example-guest";
+
+/// What is handed out.
+struct Artifact {
+    /// Its package, and what else cargo is told.
+    package: &'static str,
+    flags: &'static str,
+    /// What cargo calls what it builds, and what we call it.
+    file: &'static str,
+    name: &'static str,
+    /// How many bytes it has at most: each guest loads all of them.
+    at_most: u64,
+}
+
+const PROGRAM: Artifact = Artifact {
+    package: "cachelock-cli",
+    // No shell completes a guest. Stripped, for cargo keeps the names that a native's backtraces need.
+    flags: "--no-default-features --config profile.release.strip=true",
+    file: "cachelock.wasm",
+    name: "cachelock.wasm",
+    at_most: 900_000,
+};
+
+const COMPONENT: Artifact = Artifact {
+    package: "cachelock-component",
+    // Nothing that others who build it would have to know.
+    flags: "",
+    file: "cachelock_component.wasm",
+    name: "cachelock-component.wasm",
+    at_most: 200_000,
+};
 
 /// Builds what is for guests, and says where it is.
 pub(crate) fn build(root: &Path, source: Source) -> Result<Report, Failure> {
     let variables = toolchain(root, source)?;
     // One by one: cargo would give the features that one of them asks for to both.
-    for (package, file, name) in HANDED_OUT {
-        build_package(root, package, &variables)?;
-        let to = folder(root).join(name);
-        said(replace(&built(root).join(file), &to))?;
-        let len = fs::metadata(&to).map_or(0, |metadata| metadata.len());
-        println!("wasi: {} ({} KB)", to.display(), len / 1000);
+    for artifact in [PROGRAM, COMPONENT] {
+        build_package(root, artifact.package, artifact.flags, &variables)?;
+        let to = folder(root).join(artifact.name);
+        said(replace(&built(root).join(artifact.file), &to))?;
+        let metadata = said(fs::metadata(&to).map_err(|error| cannot("look at", &to, &error)))?;
+        println!("wasi: {} ({} KB)", to.display(), metadata.len() / 1000);
+        said(artifact.fits(metadata.len()))?;
     }
     Ok(Report::default())
 }
 
-fn build_package(root: &Path, package: &str, variables: &Variables) -> Result<(), Failure> {
+impl Artifact {
+    fn fits(&self, len: u64) -> Result<(), String> {
+        if len <= self.at_most {
+            return Ok(());
+        }
+        let Artifact { name, at_most, .. } = self;
+        Err(format!(
+            "{name} has {len} bytes, more than the {at_most} that are promised in docs/wasi.md"
+        ))
+    }
+}
+
+fn build_package(
+    root: &Path,
+    package: &str,
+    flags: &str,
+    variables: &Variables,
+) -> Result<(), Failure> {
     let arguments = format!(
-        "build -p {package} --profile guest --target {}",
+        "build -p {package} --release --target {} {flags}",
         TARGET.triple
     );
-    cargo(root, &arguments, variables).map(drop)
+    cargo(root, arguments.trim_end(), variables).map(drop)
 }
 
 /// Where cargo leaves what it builds for guests.
 fn built(root: &Path) -> PathBuf {
-    target_dir(root).join(TARGET.triple).join("guest")
+    target_dir(root).join(TARGET.triple).join("release")
 }
 
 /// The conformance suite, and what the backend owes beyond it, in a guest.
@@ -88,11 +129,7 @@ pub(crate) fn conformance(root: &Path) -> Result<Report, Failure> {
 
 /// Native tests that run the program as a guest.
 pub(crate) fn processes(root: &Path) -> Result<Report, Failure> {
-    let (wasmtime, guest) = runnable(root)?;
-    let variables = [
-        ("CACHELOCK_TEST_WASMTIME", wasmtime.into_os_string()),
-        ("CACHELOCK_TEST_GUEST", guest.into_os_string()),
-    ];
+    let variables = given(root)?;
     let arguments = "test -p cachelock-cli --features wasi-tests --test wasi";
     some_tests(cargo(root, arguments, &variables)?)
 }
@@ -114,11 +151,38 @@ pub(crate) fn runnable(root: &Path) -> Result<(PathBuf, PathBuf), Failure> {
 
 /// A guest that imports the interface, on the component and on a host that implements it.
 pub(crate) fn interface(root: &Path) -> Result<Report, Failure> {
-    let guest = "cachelock-example-guest";
-    build_package(root, guest, &toolchain(root, Source::Any)?)?;
-    let variables = [("CACHELOCK_TEST_GUESTS", built(root))];
+    build_package(root, EXAMPLE_GUESTS, "", &toolchain(root, Source::Any)?)?;
+    let variables = given(root)?;
     let arguments = "test -p cachelock-host --features wasi-tests";
     some_tests(cargo(root, arguments, &variables)?)
+}
+
+/// Natives and guests that share one entry, for minutes. The tests say in tables what each has done.
+pub(crate) fn mixed(root: &Path) -> Result<Report, Failure> {
+    build_package(root, EXAMPLE_GUESTS, "", &toolchain(root, Source::Any)?)?;
+    let mut variables = given(root)?;
+    let program = native_program(root)?;
+    variables.push(("CACHELOCK_TEST_PROGRAM".into(), program.into_os_string()));
+    let arguments = "test -p cachelock-host --features wasi-stress --test mixed";
+    some_tests(cargo(root, arguments, &variables)?)
+}
+
+/// What tests of natives find in their environment: the runtime, the program for it, and where the other guests are.
+fn given(root: &Path) -> Result<Variables, Failure> {
+    let (wasmtime, program) = runnable(root)?;
+    Ok(vec![
+        ("CACHELOCK_TEST_WASMTIME".into(), wasmtime.into_os_string()),
+        ("CACHELOCK_TEST_GUEST".into(), program.into_os_string()),
+        ("CACHELOCK_TEST_GUESTS".into(), built(root).into_os_string()),
+    ])
+}
+
+/// The program for this machine, built as its tests build it, so that it is there already.
+fn native_program(root: &Path) -> Result<PathBuf, Failure> {
+    let variables: [(&str, &str); 0] = [];
+    let arguments = "build -p cachelock-cli --features wasi-tests";
+    cargo(root, arguments, &variables)?;
+    Ok(target_dir(root).join("debug").join("cachelock"))
 }
 
 /// Clients of the component in other languages.
@@ -128,13 +192,9 @@ pub(crate) fn clients(root: &Path) -> Result<Report, Failure> {
         println!("wasi: not tested, for want of python3 or pip3");
         return Ok(Report::default());
     }
-    // As the tests of the program build it, so that it is there already.
-    let variables: [(&str, &str); 0] = [];
-    let arguments = "build -p cachelock-cli --features wasi-tests";
-    cargo(root, arguments, &variables)?;
     let tried = clients::Tried {
         component: folder(root).join("cachelock-component.wasm"),
-        program: target_dir(root).join("debug").join("cachelock"),
+        program: native_program(root)?,
     };
     let sources = root.join("component").join("clients");
     let tests = said(clients::test(
@@ -156,4 +216,17 @@ fn toolchain(root: &Path, source: Source) -> Result<Variables, Failure> {
 /// Where all of this is.
 fn folder(root: &Path) -> PathBuf {
     root.join("target").join("wasi")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_larger_than_promised_is_a_failure() {
+        for artifact in [PROGRAM, COMPONENT] {
+            assert!(artifact.fits(artifact.at_most).is_ok());
+            assert!(artifact.fits(artifact.at_most + 1).is_err());
+        }
+    }
 }
