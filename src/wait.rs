@@ -133,7 +133,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, ParseDurationError> {
         return Err(error());
     }
     // Rounded to what the unit can mean, so that 0.1 s is 100 ms and not a nanosecond less.
-    Duration::try_from_secs_f64((seconds * 1e6).round() / 1e6).map_err(|_| error())
+    Ok(Duration::from_micros((seconds * 1e6).round() as u64))
 }
 
 /// Cancels waits from another thread, at once. Clones are the same token.
@@ -429,6 +429,11 @@ mod tests {
                 "{text}"
             );
         }
+        assert_eq!(
+            parse_duration("25050505.0505"),
+            Ok(Duration::from_micros(25_050_505_050_500)),
+            "no nanosecond more"
+        );
         for text in [
             "",
             "s",
