@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use crate::Layer;
 
+pub mod fuzzing;
 pub mod hostile;
 pub mod injection;
 pub mod kills;
@@ -14,6 +15,7 @@ pub fn all() -> Vec<Box<dyn Layer>> {
     vec![
         Box::new(injection::Injection),
         Box::new(kills::Kills),
+        Box::new(fuzzing::Fuzzing),
         Box::new(hostile::Hostile),
     ]
 }
