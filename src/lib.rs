@@ -66,6 +66,9 @@ mod meta;
 mod metrics;
 mod mutation;
 mod name;
+#[cfg(feature = "mutations")]
+#[doc(hidden)]
+pub mod parsers;
 mod policy;
 mod publish;
 mod published;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use crate::Layer;
 
 mod errors;
+pub mod fuzzing;
 pub mod hostile;
 mod images;
 pub mod injection;
@@ -22,6 +23,7 @@ pub fn all() -> Vec<Box<dyn Layer>> {
         Box::new(errors::Errors),
         Box::new(injection::Injection),
         Box::new(kills::Kills),
+        Box::new(fuzzing::Fuzzing),
         Box::new(hostile::Hostile),
     ]
 }

@@ -37,10 +37,14 @@ use crate::root::Root;
 use crate::section::Section;
 use crate::wait::Waiter;
 
+#[cfg(feature = "mutations")]
+pub(crate) use claim::Claim;
 pub use claim::Holder;
 pub(crate) use claim::{Kind, LEASE_MAX};
 pub(crate) use expiry::Sight;
 pub(crate) use lease::Lease;
+#[cfg(feature = "mutations")]
+pub(crate) use want::{record, waited_for};
 
 use expiry::Observation;
 use gate::{GateGuard, Outcome};
