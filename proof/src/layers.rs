@@ -11,6 +11,7 @@ mod images;
 pub mod injection;
 pub mod kills;
 mod model;
+pub mod power;
 mod schedules;
 
 /// All layers, in the order of their numbers.
@@ -23,6 +24,7 @@ pub fn all() -> Vec<Box<dyn Layer>> {
         Box::new(errors::Errors),
         Box::new(injection::Injection),
         Box::new(kills::Kills),
+        Box::new(power::Power),
         Box::new(fuzzing::Fuzzing),
         Box::new(hostile::Hostile),
     ]
@@ -39,6 +41,8 @@ pub fn part(words: &[String]) -> Option<ExitCode> {
     };
     match (&**first, &**part) {
         (PART, kills::PART) => Some(kills::part(rest)),
+        (PART, power::PART) => Some(power::part(rest)),
+        (PART, power::LOOK) => Some(power::look(rest)),
         _ => None,
     }
 }

@@ -6,6 +6,7 @@
 //! one line for each count.
 
 pub mod layer;
+pub mod payload;
 pub mod place;
 pub mod program;
 pub mod random;

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use cachelock::{Cache, Entry, Snapshot, Verification};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
-use super::payload::{Origin, make, origin_of};
 use super::readers::Readers;
 use super::writer::{ENTRY, Orders, Said, Style, cache_in, log_in, strays};
 use crate::layers;
+use crate::payload::{Origin, make, origin_of};
 use crate::random::Random;
 
 const WRITERS: usize = 4;

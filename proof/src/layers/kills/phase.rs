@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::ground::{Fault, Ground, pid_in};
-use super::payload::origin_of;
+use crate::payload::origin_of;
 
 /// In the order in which a refresh passes through them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

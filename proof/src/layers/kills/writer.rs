@@ -10,7 +10,7 @@ use std::time::Duration;
 use cachelock::{Cache, Durability, Entry, Locking, Mutation};
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 
-use super::payload::{Origin, make};
+use crate::payload::{Origin, make};
 
 /// How a writer writes. All but the first are planted defects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
