@@ -6,6 +6,7 @@ use crate::Layer;
 
 mod errors;
 pub mod fuzzing;
+pub mod histories;
 pub mod hostile;
 mod images;
 pub mod injection;
@@ -25,6 +26,7 @@ pub fn all() -> Vec<Box<dyn Layer>> {
         Box::new(injection::Injection),
         Box::new(kills::Kills),
         Box::new(power::Power),
+        Box::new(histories::Histories),
         Box::new(fuzzing::Fuzzing),
         Box::new(hostile::Hostile),
     ]
@@ -41,6 +43,7 @@ pub fn part(words: &[String]) -> Option<ExitCode> {
     };
     match (&**first, &**part) {
         (PART, kills::PART) => Some(kills::part(rest)),
+        (PART, histories::PART) => Some(histories::part(rest)),
         (PART, power::PART) => Some(power::part(rest)),
         (PART, power::LOOK) => Some(power::look(rest)),
         _ => None,

@@ -8,6 +8,7 @@
 pub mod layer;
 pub mod payload;
 pub mod place;
+pub mod process;
 pub mod program;
 pub mod random;
 mod sim;

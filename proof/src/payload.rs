@@ -3,7 +3,7 @@
 use crate::random::Random;
 
 /// Who wrote a payload, and which of that writer's it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Origin {
     /// The writer.
     pub writer: u64,

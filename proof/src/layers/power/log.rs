@@ -3,11 +3,13 @@
 //! The format is that of Linux's dm-log-writes: a first sector, then for each entry a sector that describes it, and its data.
 
 use std::collections::BTreeSet;
+use std::io::{self, Seek, SeekFrom, Write};
 use std::ops::Range;
 
 use crate::random::Random;
 
 const SECTOR: usize = 512;
+const BLOCK: usize = 4096;
 const MAGIC: u64 = 0x006a_7366_7773_6872;
 const FLUSH: u64 = 1;
 const FUA: u64 = 2;
@@ -119,21 +121,36 @@ impl Log {
         cuts
     }
 
-    /// The disk after `cut`, which began as `base`.
-    pub(super) fn image(&self, base: &[u8], cut: &Cut) -> Vec<u8> {
-        let mut image = base.to_vec();
-        for (index, entry) in self.entries[..cut.made].iter().enumerate() {
-            if !cut.lost.contains(&index) {
-                let data = &self.bytes[entry.data.clone()];
-                image[entry.at..entry.at + data.len()].copy_from_slice(data);
+    /// Makes of `disk`, which is empty, what is there after `cut` of one that began as `base`.
+    pub(super) fn write_image(
+        &self,
+        base: &[u8],
+        cut: &Cut,
+        disk: &mut (impl Write + Seek),
+    ) -> io::Result<()> {
+        let mut put = |at: usize, bytes: &[u8]| {
+            disk.seek(SeekFrom::Start(at as u64))?;
+            disk.write_all(bytes)
+        };
+        // Most of it is empty, and stays a hole.
+        for (index, block) in base.chunks(BLOCK).enumerate() {
+            if block.iter().any(|byte| *byte != 0) {
+                put(index * BLOCK, block)?;
             }
         }
-        image
+        for (index, entry) in self.entries[..cut.made].iter().enumerate() {
+            if !cut.lost.contains(&index) {
+                put(entry.at, &self.bytes[entry.data.clone()])?;
+            }
+        }
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+
     use super::*;
 
     /// A log of writes of one sector each, `(sector, fill)`; `None` is a flush.
@@ -170,7 +187,10 @@ mod tests {
         let mut seen = BTreeSet::new();
         for seed in 0..100 {
             for cut in log.cuts(0, &mut Random::new(seed)) {
-                let image = log.image(&base, &cut);
+                let mut image = Cursor::new(base.clone());
+                log.write_image(&base, &cut, &mut image)
+                    .expect("it has room");
+                let image = image.into_inner();
                 seen.insert([0, 1, 2].map(|sector| image[sector * SECTOR]));
             }
         }

@@ -17,12 +17,12 @@ mod log;
 mod look;
 mod record;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
 use crate::layer::{Broken, Control, Count, Layer, Outcome, Plan, Size};
@@ -31,7 +31,7 @@ use crate::random::Random;
 
 use log::Cut;
 use look::{Raw, Read, Seen};
-use record::{Mounted, Published, Style, other, record};
+use record::{Mounted, Published, Recording, Style, other, record};
 
 /// The names of this layer's processes among the parts of `prove`.
 pub(crate) const PART: &str = "power-cuts";
@@ -41,6 +41,9 @@ pub(crate) const LOOK: &str = "look-after-power-cut";
 pub(crate) fn look(words: &[String]) -> ExitCode {
     look::run(words)
 }
+
+/// How many disks of a recording are looked at at the same time.
+const AT_ONCE: usize = 4;
 
 /// See the module.
 #[derive(Debug)]
@@ -64,7 +67,7 @@ impl Layer for Power {
         let sum = Mutex::new(Tally::default());
         let next = AtomicU64::new(0);
         // Each recording gives some hundred images; without a bound one that gives none would go on for ever.
-        let most = 4 + target / 25;
+        let most = 4 + target / 15;
         let work = || -> Result<(), Broken> {
             loop {
                 let recording = next.fetch_add(1, Ordering::Relaxed);
@@ -290,31 +293,62 @@ fn cut_power(style: Style, seed: u64, limit: u64) -> io::Result<Result<Tally, St
         let left_out = random.below(cuts.len() as u64) as usize;
         cuts.remove(left_out);
     }
-    let mut tally = Tally::default();
-    for cut in &cuts {
-        fs::write(dir.join("image"), recording.log.image(&recording.base, cut))?;
-        let seen = Mounted::new(dir, "image").and_then(|mounted| {
-            let seen = look_at(&mounted.at, seed)?;
-            mounted.end()?;
-            Ok(seen)
-        });
-        // Another one, whatever the system still has of this one.
-        fs::remove_file(dir.join("image"))?;
-        let seen = match seen {
-            Ok(seen) => seen,
-            Err(error) => return Ok(Err(format!("{cut:?}: {error}"))),
-        };
-        match judge(style, &recording.published, cut, &seen) {
-            Ok(one) => tally.add(&one),
-            Err(why) => {
-                let images = tally.images();
-                return Ok(Err(format!(
-                    "after {images} images: {why}: {seen:?} at {cut:?}"
-                )));
+    let tally = Mutex::new(Tally::default());
+    let next = AtomicUsize::new(0);
+    // Most of the time is waiting: for mounts, and for claims that were made and are empty.
+    let work = |image: String| -> Result<(), String> {
+        while let Some(cut) = cuts.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let one = recording.look_at(dir, &image, style, cut, seed);
+            match one {
+                Ok(one) => locked(&tally).add(&one),
+                Err(why) => {
+                    next.store(cuts.len(), Ordering::Relaxed);
+                    let images = locked(&tally).images();
+                    return Err(format!("after {images} images: {why}"));
+                }
             }
         }
+        Ok(())
+    };
+    let work = &work;
+    let looked = thread::scope(|scope| {
+        let start = |index| scope.spawn(move || work(format!("image-{index}")));
+        let workers: Vec<_> = (0..AT_ONCE).map(start).collect();
+        workers.into_iter().try_for_each(|worker| {
+            let panicked = |_| Err("a thread of this layer panicked".to_owned());
+            worker.join().unwrap_or_else(panicked)
+        })
+    });
+    let tally = *locked(&tally);
+    Ok(looked.map(|()| tally))
+}
+
+impl Recording {
+    /// What a new process sees on the disk after `cut`, in the file `image`, and whether that is right.
+    fn look_at(
+        &self,
+        dir: &Path,
+        image: &str,
+        style: Style,
+        cut: &Cut,
+        writer: u64,
+    ) -> Result<Tally, String> {
+        let look = || -> io::Result<Seen> {
+            let mut disk = File::create(dir.join(image))?;
+            disk.set_len(record::DISK)?;
+            self.log.write_image(&self.base, cut, &mut disk)?;
+            drop(disk);
+            let mounted = Mounted::new(dir, image)?;
+            let seen = look_at(&mounted.at, writer)?;
+            mounted.end()?;
+            // Another one, whatever the system still has of this one.
+            fs::remove_file(dir.join(image))?;
+            Ok(seen)
+        };
+        let seen = look().map_err(|error| format!("{error} at {cut:?}"))?;
+        judge(style, &self.published, cut, &seen)
+            .map_err(|why| format!("{why}: {seen:?} at {cut:?}"))
     }
-    Ok(Ok(tally))
 }
 
 /// What a new process sees.

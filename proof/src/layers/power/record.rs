@@ -20,9 +20,9 @@ pub(super) const ENTRY: &str = "entry";
 pub(super) const LEASE: Duration = Duration::from_secs(2);
 
 /// In one recording.
-const PUBLISHES: u64 = 8;
+const PUBLISHES: u64 = 3;
 
-const DISK: u64 = 16 << 20;
+pub(super) const DISK: u64 = 16 << 20;
 
 /// Who publishes, and how. All but the first two are planted defects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,30 +161,33 @@ pub(super) fn system(dir: &Path, words: &[&str]) -> io::Result<()> {
 /// A mounted image; not mounted any more when this is dropped.
 pub(super) struct Mounted<'a> {
     dir: &'a Path,
+    name: String,
     pub(super) at: PathBuf,
 }
 
 impl<'a> Mounted<'a> {
-    /// The file `image` in `dir`, mounted there.
+    /// The file `image` in `dir`, mounted beside it.
     pub(super) fn new(dir: &'a Path, image: &str) -> io::Result<Self> {
-        let at = dir.join("at");
+        let name = format!("{image}-at");
+        let at = dir.join(&name);
         fs::create_dir_all(&at)?;
         // Without what ext4 does for programs that rename without a sync: other file systems do not.
         let options = "loop,noatime,noauto_da_alloc";
-        system(dir, &["mount", "-t", "ext4", "-o", options, image, "at"])?;
-        Ok(Self { dir, at })
+        system(dir, &["mount", "-t", "ext4", "-o", options, image, &name])?;
+        Ok(Self { dir, name, at })
     }
 
-    pub(super) fn end(self) -> io::Result<()> {
-        let dir = self.dir;
-        std::mem::forget(self);
-        system(dir, &["umount", "at"])
+    pub(super) fn end(mut self) -> io::Result<()> {
+        let name = std::mem::take(&mut self.name);
+        system(self.dir, &["umount", &name])
     }
 }
 
 impl Drop for Mounted<'_> {
     fn drop(&mut self) {
-        let _ = system(self.dir, &["umount", "-l", "at"]);
+        if !self.name.is_empty() {
+            let _ = system(self.dir, &["umount", "-l", &self.name]);
+        }
     }
 }
 
