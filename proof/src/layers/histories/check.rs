@@ -342,7 +342,7 @@ mod tests {
                 history.holds[3].epoch = Some(5);
                 history.holds[4].epoch = Some(4);
             },
-            &[Kind::Generation, Kind::Fence, Kind::Overlap, Kind::Epoch],
+            &[Kind::Fence, Kind::Overlap, Kind::Epoch, Kind::Generation],
         );
     }
 
@@ -350,6 +350,7 @@ mod tests {
     fn a_commit_after_a_takeover_is_found() {
         finds(
             |history| {
+                history.reads.pop();
                 history.holds[3].publishing = 53;
                 history.holds[3].ended = 54;
                 history.holds[4].overtook = Some(true);

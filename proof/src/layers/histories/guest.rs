@@ -16,8 +16,14 @@ use crate::payload::{Origin, make, origin_of};
 use crate::process::signal;
 use crate::random::Random;
 
-/// The program's exit code for an overtaken holder.
-const LOST: i32 = 76;
+/// What the program says with `--json` when its lease was lost. A runtime may swallow the exit code.
+const LOST: &str = "\"error\":\"lease-lost\"";
+
+/// What it says with `-v` when it has the lock, and when it has taken over.
+const ACQUIRED: &str = " lock_acquired ";
+const TAKEN_OVER: &str = "\"event\":\"lease_taken_over\"";
+const EPOCH: &str = " epoch=";
+const GENERATION: &str = "\"generation\":";
 
 /// What one guest after the other does.
 #[derive(Debug, Clone)]
@@ -39,7 +45,8 @@ impl Driver<'_> {
         while now() < self.until {
             let line = if random.one_in(2) {
                 number += 1;
-                self.refresh(number, &mut random).map(|hold| hold.line())
+                let hold = self.refresh(number, &mut random);
+                hold.map(|hold| hold.map(|hold| hold.line()).unwrap_or_default())
             } else {
                 self.read().map(|read| read.line())
             };
@@ -83,7 +90,8 @@ impl Driver<'_> {
         })
     }
 
-    fn refresh(&self, number: u64, random: &mut Random) -> io::Result<Hold> {
+    /// `None` if the lease was lost before it was had for certain.
+    fn refresh(&self, number: u64, random: &mut Random) -> io::Result<Option<Hold>> {
         let origin = Origin {
             writer: self.owner,
             number,
@@ -91,8 +99,15 @@ impl Driver<'_> {
         let payload = make(origin);
         let lease = format!("{}ms", self.lease.as_millis());
         let asked = now();
-        let mut command =
-            self.command(&["refresh", "--json", "--timeout", "1m", "--lease", &lease]);
+        let mut command = self.command(&[
+            "refresh",
+            "-v",
+            "--json",
+            "--timeout",
+            "1m",
+            "--lease",
+            &lease,
+        ]);
         let mut child = command.stdin(Stdio::piped()).spawn()?;
         if let Some(mut input) = child.stdin.take() {
             // All but the last byte fits into the pipe, whenever it is read. Without that byte nothing is published.
@@ -110,21 +125,25 @@ impl Driver<'_> {
         }
         let out = child.wait_with_output()?;
         let ended = now();
-        let said = String::from_utf8_lossy(&out.stdout).into_owned();
-        let (end, epoch) = match out.status.code() {
-            Some(0) => {
-                let missing = || other(format!("it says {said}"));
-                let generation = number_in(&said, "generation").ok_or_else(missing)?;
-                let epoch = number_in(&said, "epoch").ok_or_else(missing)?;
-                (End::Committed { generation }, Some(epoch))
-            }
-            Some(LOST) => (End::Lost, None),
-            _ => {
-                let why = String::from_utf8_lossy(&out.stderr);
-                return Err(other(format!("refresh: {}, {why}", out.status)));
-            }
+        let printed = String::from_utf8_lossy(&out.stdout);
+        let said = String::from_utf8_lossy(&out.stderr);
+        let end = if out.status.success() {
+            let generation = number_after(&printed, GENERATION);
+            let generation = generation.ok_or_else(|| other(format!("it prints {printed}")))?;
+            End::Committed { generation }
+        } else if said.contains(LOST) {
+            End::Lost
+        } else {
+            return Err(other(format!("refresh: {}, {said}", out.status)));
         };
-        Ok(Hold {
+        let acquired = said.lines().find(|line| line.contains(ACQUIRED));
+        let epoch = acquired.and_then(|line| number_after(line, EPOCH));
+        match (epoch, end) {
+            (None, End::Lost) => return Ok(None),
+            (None, _) => return Err(other(format!("it does not say its epoch: {said}"))),
+            _ => {}
+        }
+        Ok(Some(Hold {
             owner: self.owner,
             native: false,
             asked,
@@ -133,21 +152,18 @@ impl Driver<'_> {
             publishing: asked,
             ended,
             epoch,
-            overtook: None,
+            overtook: Some(said.contains(TAKEN_OVER)),
             origin,
             end,
-        })
+        }))
     }
 }
 
-/// The number in a field of a line of JSON.
-fn number_in(line: &str, field: &str) -> Option<u64> {
-    let (_, rest) = line.split_once(&format!("\"{field}\":"))?;
-    let rest = rest.trim_start();
-    let end = rest
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(rest.len());
-    rest[..end].parse().ok()
+/// The number that comes after `name` in `line`.
+fn number_after(line: &str, name: &str) -> Option<u64> {
+    let (_, rest) = line.split_once(name)?;
+    let end = rest.find(|c: char| !c.is_ascii_digit());
+    rest[..end.unwrap_or(rest.len())].parse().ok()
 }
 
 #[cfg(test)]
@@ -156,10 +172,10 @@ mod tests {
 
     #[test]
     fn numbers_are_found_in_a_line() {
-        let line = r#"{"path":"/a","generation": 12,"epoch":3}"#;
-        assert_eq!(number_in(line, "generation"), Some(12));
-        assert_eq!(number_in(line, "epoch"), Some(3));
-        assert_eq!(number_in(line, "path"), None);
-        assert_eq!(number_in(line, "other"), None);
+        let line = r#"{"path":"/a","generation":12,"epoch":3}"#;
+        assert_eq!(number_after(line, GENERATION), Some(12));
+        assert_eq!(number_after("x lock_acquired epoch=7", EPOCH), Some(7));
+        assert_eq!(number_after(line, EPOCH), None);
+        assert_eq!(number_after(line, "\"path\":"), None);
     }
 }

@@ -46,7 +46,7 @@ pub(super) struct Hold {
     pub(super) ended: u64,
     /// Unknown of a guest that was overtaken.
     pub(super) epoch: Option<u64>,
-    /// Whether it has taken over the lease of another one. A guest does not say so.
+    /// Whether it has taken over the lease of another one; unknown of who was not asked.
     pub(super) overtook: Option<bool>,
     pub(super) origin: Origin,
     pub(super) end: End,

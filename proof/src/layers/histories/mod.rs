@@ -28,10 +28,10 @@ use crate::place::{Kind, Place};
 use crate::process::{pid_in, signal};
 use crate::random::Random;
 
-use check::{Anomaly, check, commits, takeovers};
+use check::{check, commits, takeovers};
 use guest::Driver;
 use history::{End, History, Hold, now};
-use planted::SPOILT;
+use planted::{SPOILT, Spoil};
 use worker::{ENTRY, Orders, Role, cache_in, log_in, other};
 
 /// The name of a process among the parts of `prove`.
@@ -118,6 +118,7 @@ impl Layer for Histories {
                     println!("{text}");
                     return Err(Broken(text));
                 }
+                show(round, cast, history);
                 let reads = history.reads.len() as u64;
                 let new = [reads, commits(history).len() as u64, takeovers(history)];
                 for (count, new) in counts.iter_mut().zip(new) {
@@ -146,6 +147,25 @@ impl Layer for Histories {
         controls.extend(wrong_writers(plan)?);
         Ok(Outcome { counts, controls })
     }
+}
+
+fn show(round: u64, cast: &Cast, history: &History) {
+    let natives: usize = cast.natives.iter().map(|(_, how_many)| how_many).sum();
+    let commits = commits(history);
+    let by = |wanted: &dyn Fn(&Hold) -> bool| {
+        let by = commits.iter().filter(|(_, hold)| wanted(hold));
+        by.count()
+    };
+    println!(
+        "round {round}, {}: {} reads, {} commits ({} by guests, {} by natives with the lease alone), {} leases lost, {} taken over",
+        cast.name,
+        history.reads.len(),
+        commits.len(),
+        by(&|hold| hold.owner > natives as u64),
+        by(&|hold| hold.owner <= natives as u64 && !hold.native),
+        history.holds.len() - commits.len(),
+        takeovers(history)
+    );
 }
 
 fn broken(error: io::Error) -> Broken {
@@ -328,7 +348,7 @@ fn publish(dir: &Path, number: u64) -> io::Result<Hold> {
 
 /// Planted defects: a right history made wrong.
 fn spoilt(history: &History) -> Vec<Control> {
-    let spoil = |(kind, defect, spoil): (check::Kind, &str, fn(&mut History) -> Option<()>)| {
+    let spoil = |(kind, defect, spoil): (check::Kind, &str, Spoil)| {
         let mut spoilt = history.clone();
         let is_spoilt = spoil(&mut spoilt).is_some();
         let found = check(&spoilt);
@@ -361,21 +381,23 @@ fn wrong_writers(plan: &Plan) -> Result<Vec<Control>, Broken> {
     let guest = plan.guest.as_ref();
     let guest = guest.ok_or_else(|| Broken("no guest".to_owned()))?;
     let mut controls = Vec::new();
-    for cast in [EARLY, RESTORER] {
+    for (cast, kind) in [
+        (EARLY, check::Kind::Generation),
+        (RESTORER, check::Kind::Stale),
+    ] {
         let name = cast.name;
-        let mut found: Vec<Anomaly> = Vec::new();
+        let mut caught = false;
         for one in 0..TRIES {
             let history = record(cast, !plan.seed ^ one, Duration::from_secs(2), guest)?;
-            found = check(&history);
-            if let Some(first) = found.first() {
-                println!(
-                    "planted: writers {name}: {} anomalies, the first: {first}",
-                    found.len()
-                );
+            let found = check(&history);
+            if let Some(first) = found.iter().find(|anomaly| anomaly.kind == kind) {
+                let anomalies = found.len();
+                println!("planted: writers {name}: {anomalies} anomalies, among them {first}");
+                caught = true;
                 break;
             }
         }
-        controls.push(Control::new(format!("writers {name}"), !found.is_empty()));
+        controls.push(Control::new(format!("writers {name}"), caught));
     }
     Ok(controls)
 }

@@ -4,7 +4,7 @@ use super::check::{Kind, commits};
 use super::history::{End, History};
 
 /// How a history is made wrong.
-type Spoil = fn(&mut History) -> Option<()>;
+pub(super) type Spoil = fn(&mut History) -> Option<()>;
 
 /// The ways, what each must be found as, and what it is called.
 pub(super) const SPOILT: [(Kind, &str, Spoil); 8] = [

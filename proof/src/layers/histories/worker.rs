@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use cachelock::{Cache, Entry, Event, EventKind, Locking, Mutation, Verification};
+use cachelock::{Cache, Entry, Event, EventKind, Locking, Mutation, Snapshot, Verification};
 
 use super::history::{End, Hold, Read, failure, now};
 use crate::payload::{Origin, make, origin_of};
@@ -154,22 +154,32 @@ fn work(orders: &Orders, log: &mut String) -> io::Result<()> {
                 _ => reader.read(),
             };
             let ended = now();
-            let snapshot = read?.ok_or_else(|| other("there is nothing"))?;
-            if snapshot.meta().verification != Verification::Verified {
-                return Err(other(snapshot.meta().verification.name()));
+            let read = read
+                .map_err(io::Error::from)
+                .and_then(|snapshot| read_of(orders.owner, began, ended, snapshot));
+            match read {
+                Ok(read) => log.push_str(&read.line()),
+                // The next ones are wanted, too.
+                Err(error) => log.push_str(&failure(orders.owner, &error.to_string())),
             }
-            let read = Read {
-                reader: orders.owner,
-                began,
-                ended,
-                origin: origin_of(&snapshot).map_err(other)?,
-                generation: snapshot.meta().generation,
-            };
-            log.push_str(&read.line());
         }
         thread::sleep(Duration::from_micros(random.below(2000)));
     }
     Ok(())
+}
+
+fn read_of(reader: u64, began: u64, ended: u64, snapshot: Option<Snapshot>) -> io::Result<Read> {
+    let snapshot = snapshot.ok_or_else(|| other("there is nothing"))?;
+    if snapshot.meta().verification != Verification::Verified {
+        return Err(other(snapshot.meta().verification.name()));
+    }
+    Ok(Read {
+        reader,
+        began,
+        ended,
+        origin: origin_of(&snapshot).map_err(other)?,
+        generation: snapshot.meta().generation,
+    })
 }
 
 pub(super) fn other(what: impl Into<String>) -> io::Error {
