@@ -1,5 +1,6 @@
 //! Tasks of this repository, run as `cargo xtask TASK`.
 
+mod bench;
 mod prove;
 mod setup;
 mod source;
@@ -19,6 +20,8 @@ Usage: cargo xtask test [TARGET]   everything that must hold before a merge, sto
                                    where rustup cannot download one)
        cargo xtask prove [--short | --long] [--layer N] [--seed N]
                                    what the library promises, shown layer by layer; see docs/reliability.md
+       cargo xtask bench [--quick] [--only NAME]
+                                   measures beside others; a run of all goes into docs/performance.md, which has the names
        cargo xtask setup           only what tests need of the machine: what is missing is installed or said
        cargo xtask tidy            only the rules of the sources that no compiler checks
        cargo xtask help            this text
@@ -72,6 +75,7 @@ fn run(arguments: &[&str]) -> Result<(), Failure> {
         },
         ["build-wasi"] => wasi::build(&root(), wasi::Source::Any).map(drop),
         ["build-wasi", "--own-std"] => wasi::build(&root(), wasi::Source::Debian).map(drop),
+        ["bench", arguments @ ..] => bench::run(&root(), arguments),
         ["setup"] => setup::run(setup::NATIVE).map(drop),
         ["tidy"] => tidy::run(&root()),
         [] => Err(usage("which task?")),
