@@ -12,6 +12,7 @@ use cachelock_platform::{Access, Dir, File, FileKind, Metadata, Owner};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::name::CONTROL_DIR;
+use crate::state::PIECE;
 
 pub(crate) const GATE: &str = "cache.lock";
 pub(crate) const HEAD: &str = "head";
@@ -350,7 +351,7 @@ pub(crate) fn check_trust(cx: &Context, path: &std::path::Path, metadata: &Metad
     Ok(())
 }
 
-/// Reads from the start until the end of the file or `limit` bytes.
+/// Reads from the start until the end of the file or `limit` bytes. A limit of the file's length saves the look for its end.
 pub(crate) fn read_up_to(file: &dyn File, limit: usize) -> io::Result<Vec<u8>> {
     // One byte more than a record shows the end of most files without a second read.
     let mut bytes = vec![0; limit.min(4096)];
@@ -369,27 +370,29 @@ pub(crate) fn read_up_to(file: &dyn File, limit: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Reads to the end; `len` is what the file system said. Never allocates for more than there is.
-pub(crate) fn read_whole(file: &dyn File, len: u64) -> io::Result<Vec<u8>> {
-    let expected = usize::try_from(len).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
-    let mut bytes = Vec::new();
-    // One byte more, so that the end shows in the same call. A sparse file may claim any length: no abort for that.
-    bytes
-        .try_reserve_exact(expected.saturating_add(1))
-        .map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
-    bytes.resize(expected + 1, 0);
+/// Reads `len` bytes, which is what the file system said, or what there is of them, and calls `seen` with each piece as it
+/// comes. Never allocates for more than there is.
+pub(crate) fn read_whole(
+    file: &dyn File,
+    len: u64,
+    mut seen: impl FnMut(&[u8]),
+) -> io::Result<Arc<[u8]>> {
+    let len = usize::try_from(len).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+    let mut shared = cachelock_platform::zeros(len)?;
+    let bytes = Arc::get_mut(&mut shared).unwrap_or_default();
+    // A handle that stands for a name opens it for each call.
+    let piece = if file.is_pinned() { PIECE } else { len };
     let mut at = 0;
-    loop {
-        if at == bytes.len() {
-            bytes.resize(at * 2, 0);
-        }
-        let read = file.read_at(&mut bytes[at..], at as u64)?;
+    while at < len {
+        let end = len.min(at + piece);
+        let read = file.read_at(&mut bytes[at..end], at as u64)?;
         if read == 0 {
-            bytes.truncate(at);
-            return Ok(bytes);
+            return Ok(shared[..at].into());
         }
+        seen(&bytes[at..at + read]);
         at += read;
     }
+    Ok(shared)
 }
 
 pub(crate) fn write_all_at(file: &dyn File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use cachelock_platform::{File, Metadata};
-use xxhash_rust::xxh3::xxh3_128;
 
 use crate::cache::Entry;
 use crate::control::read_whole;
@@ -73,7 +72,7 @@ pub struct Stream {
 
 enum Source {
     /// All of it: it fitted into one piece, or there is no handle that stays on it.
-    Memory(Vec<u8>),
+    Memory(Arc<[u8]>),
     File(Box<dyn File>),
 }
 
@@ -90,13 +89,13 @@ impl Stream {
     /// What the system says while reading.
     pub fn into_snapshot(mut self) -> Result<Snapshot> {
         let bytes = match &mut self.source {
-            Source::Memory(bytes) => std::mem::take(bytes),
-            Source::File(file) => read_whole(&**file, self.meta.len)
+            Source::Memory(bytes) => bytes.clone(),
+            Source::File(file) => read_whole(&**file, self.meta.len, |_| {})
                 .map_err(|error| Error::io("read", &*self.path, error))
                 .map_err(|error| error.of_key(self.key.as_ref()))?,
         };
         Ok(Snapshot {
-            bytes: bytes.into(),
+            bytes,
             meta: Arc::new(self.meta),
         })
     }
@@ -166,7 +165,7 @@ pub(crate) trait Intake {
 }
 
 pub(crate) struct Whole {
-    bytes: Vec<u8>,
+    bytes: Arc<[u8]>,
     file: Box<dyn File>,
     metadata: Metadata,
 }
@@ -175,12 +174,8 @@ impl Intake for Whole {
     type Output = (Snapshot, Box<dyn File>, Metadata);
 
     fn take(payload: Payload) -> io::Result<(Content, Self)> {
+        let (content, bytes) = payload.take_in()?;
         let Payload { file, metadata } = payload;
-        let bytes = read_whole(&*file, metadata.len)?;
-        let content = Content::Value {
-            len: bytes.len() as u64,
-            hash: xxh3_128(&bytes),
-        };
         Ok((
             content,
             Whole {
@@ -194,7 +189,7 @@ impl Intake for Whole {
     fn finish(self, meta: Meta, _: &Entry) -> Self::Output {
         (
             Snapshot {
-                bytes: self.bytes.into(),
+                bytes: self.bytes,
                 meta: Arc::new(meta),
             },
             self.file,
@@ -209,11 +204,7 @@ impl Intake for Source {
     fn take(payload: Payload) -> io::Result<(Content, Self)> {
         // What the name stands for later may be another payload: then memory is the only place where this one stays.
         if payload.metadata.len <= PIECE as u64 || !payload.file.is_pinned() {
-            let bytes = read_whole(&*payload.file, payload.metadata.len)?;
-            let content = Content::Value {
-                len: bytes.len() as u64,
-                hash: xxh3_128(&bytes),
-            };
+            let (content, bytes) = payload.take_in()?;
             return Ok((content, Source::Memory(bytes)));
         }
         Ok((payload.hash()?, Source::File(payload.file)))

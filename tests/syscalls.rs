@@ -84,10 +84,10 @@ fn calls(operation: &str, times: u32, dir: &Path) -> u32 {
 /// Budgets, in system calls.
 const BUDGETS: [(&str, u32); 6] = [
     ("lock and release", 70),
-    ("refresh", 140),
-    ("refresh with Data", 141),
-    ("refresh with Full", 146),
-    ("read", 14),
+    ("refresh", 139),
+    ("refresh with Data", 140),
+    ("refresh with Full", 145),
+    ("read", 12),
     ("unchanged reread", 4),
 ];
 

@@ -34,6 +34,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
+mod bytes;
 pub mod folders;
 pub mod input;
 pub mod memory;
@@ -53,6 +54,8 @@ cfg_if::cfg_if! {
         use unsupported as backend;
     }
 }
+
+pub use bytes::zeros;
 
 /// The platform of this target: one object for each process, the same at every call.
 #[must_use]
