@@ -84,9 +84,9 @@ fn calls(operation: &str, times: u32, dir: &Path) -> u32 {
 /// Budgets, in system calls.
 const BUDGETS: [(&str, u32); 6] = [
     ("lock and release", 70),
-    ("refresh", 139),
-    ("refresh with Data", 140),
-    ("refresh with Full", 145),
+    ("refresh", 135),
+    ("refresh with Data", 136),
+    ("refresh with Full", 140),
     ("read", 12),
     ("unchanged reread", 4),
 ];
