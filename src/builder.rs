@@ -9,6 +9,7 @@ use std::time::Duration;
 use cachelock_platform::Platform;
 
 use crate::cache::Cache;
+use crate::cancel::CancelToken;
 use crate::context::{Context, Options};
 use crate::error::{Error, Result};
 use crate::events::Observer;
@@ -17,7 +18,8 @@ use crate::metrics::Counters;
 #[cfg(feature = "mutations")]
 use crate::mutation::Mutation;
 use crate::name::check_cache_path;
-use crate::wait::{CancelToken, Timeout};
+use crate::time::seconds;
+use crate::wait::Timeout;
 
 /// How writers exclude each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -118,7 +120,8 @@ pub struct CacheBuilder {
 }
 
 impl CacheBuilder {
-    /// How long callers wait for the lock; 10 s by default.
+    /// How long callers wait for the lock; 10 s by default. On the web (`wasm32-unknown-unknown`) it is tried once whatever the
+    /// timeout: nobody else runs while the only thread waits.
     pub fn timeout(mut self, timeout: impl Into<Timeout>) -> Self {
         self.options.timeout = timeout.into();
         self
@@ -189,7 +192,12 @@ impl CacheBuilder {
         if lease < LEASE_MIN || lease > LEASE_MAX {
             return Err(Error::limit(
                 &path,
-                format!("a lease of {lease:?} is not between {LEASE_MIN:?} and {LEASE_MAX:?}"),
+                format!(
+                    "a lease of {} is not between {} and {}",
+                    seconds(lease),
+                    seconds(LEASE_MIN),
+                    seconds(LEASE_MAX)
+                ),
             ));
         }
         let cx = Arc::new(Context {

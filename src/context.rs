@@ -7,10 +7,11 @@ use std::time::Duration;
 use cachelock_platform::Platform;
 
 use crate::builder::{Durability, Locking};
+use crate::cancel::CancelToken;
 use crate::events::{self, Event, Observer};
 use crate::metrics::Counters;
 use crate::mutation::Mutation;
-use crate::wait::{CancelToken, Timeout};
+use crate::wait::Timeout;
 
 /// The settings of a cache; see [`crate::CacheBuilder`].
 #[derive(Clone)]
@@ -39,7 +40,11 @@ pub(crate) struct Context {
 
 impl Context {
     /// The only way to say something: counts it and tells it to whoever listens.
+    #[inline]
     pub(crate) fn emit(&self, event: &Event<'_>) {
+        if cfg!(feature = "silent") {
+            return;
+        }
         self.counters.count(event);
         let panics = events::tell(self.options.observer.as_deref(), event);
         self.counters.count_panics(panics);

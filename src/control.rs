@@ -7,12 +7,14 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use cachelock_platform::{Access, Dir, File, FileKind, Metadata, Owner};
+use cachelock_platform::{Access, Dir, File, FileKind, GUEST, Metadata, Owner};
 
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::name::CONTROL_DIR;
-use crate::state::PIECE;
+use crate::text;
+use crate::transfer;
+use crate::wait::Waiter;
 
 pub(crate) const GATE: &str = "cache.lock";
 pub(crate) const HEAD: &str = "head";
@@ -62,7 +64,7 @@ pub(crate) fn kind_of(name: &str) -> Kind {
         digits
             .bytes()
             .all(|byte| byte.is_ascii_digit())
-            .then(|| digits.parse().ok())?
+            .then(|| text::digits(digits))?
     };
     let parsed = if let Some(rest) = name.strip_prefix("claim-") {
         (rest.len() == 20)
@@ -87,7 +89,7 @@ pub(crate) fn kind_of(name: &str) -> Kind {
 pub(crate) struct Control {
     pub(crate) cx: Arc<Context>,
     pub(crate) dir: Arc<dyn Dir>,
-    /// Whether other machines may change it, so that a handle's cached "absent" must not be believed.
+    /// See [`Control::is_remote`].
     pub(crate) remote: bool,
     /// Whether files of other users are looked at, too: by somebody who changes nothing.
     pub(crate) any_owner: bool,
@@ -121,14 +123,24 @@ impl Control {
         self.cx.path.join(CONTROL_DIR).join(name)
     }
 
+    /// The error for what cannot be done with `name`; see [`Error::io`].
+    pub(crate) fn failed(&self, action: &'static str, name: &str, source: io::Error) -> Error {
+        Error::io(action, self.path(name), source)
+    }
+
+    /// Whether other machines may change it, so that a handle's cached "absent" must not be believed. No guest can know.
+    pub(crate) fn is_remote(&self) -> bool {
+        !GUEST && self.remote
+    }
+
     /// The same directory past the caches of a network file system's client; elsewhere just this one.
     pub(crate) fn fresh(&self) -> Result<Arc<dyn Dir>> {
-        if !self.remote {
+        if !self.is_remote() {
             return Ok(self.dir.clone());
         }
         self.dir
             .reopen()
-            .map_err(|error| Error::io("open", self.path(""), error))
+            .map_err(|error| self.failed("open", "", error))
     }
 
     /// What has become of this directory, if the cache's path does not lead to it any more.
@@ -161,12 +173,11 @@ impl Control {
     }
 
     pub(crate) fn stat(&self, name: &str) -> Result<Option<Metadata>> {
-        found(self.dir.stat(name)).map_err(|error| Error::io("look at", self.path(name), error))
+        found(self.dir.stat(name)).map_err(|error| self.failed("look at", name, error))
     }
 
     fn stat_fresh(&self, name: &str) -> Result<Option<Metadata>> {
-        found(self.fresh()?.stat(name))
-            .map_err(|error| Error::io("look at", self.path(name), error))
+        found(self.fresh()?.stat(name)).map_err(|error| self.failed("look at", name, error))
     }
 
     /// Opens a file that must be ours; `None` if it does not exist.
@@ -204,7 +215,7 @@ impl Control {
             Ok(metadata) if metadata.kind != FileKind::File => {
                 Error::not_a_file(&self.path(name), NO_FILE)
             }
-            _ => Error::io("open", self.path(name), error),
+            _ => self.failed("open", name, error),
         }
     }
 
@@ -228,9 +239,9 @@ impl Control {
     fn create_error(&self, name: &str, error: io::Error) -> Error {
         if error.kind() == io::ErrorKind::NotFound {
             let gone = io::Error::new(error.kind(), "the cache directory was deleted meanwhile");
-            return Error::io("create", self.path(name), gone);
+            return self.failed("create", name, gone);
         }
-        Error::io("create", self.path(name), error)
+        self.failed("create", name, error)
     }
 
     /// Reads what is there of a small file, at most `limit` bytes; `None` if it does not exist.
@@ -238,27 +249,55 @@ impl Control {
         let Some((file, _)) = self.open(name, Access::Read)? else {
             return Ok(None);
         };
-        match read_up_to(&*file, limit) {
+        match transfer::read_up_to(&*file, limit) {
             Ok(bytes) => Ok(Some(bytes)),
             // A guest opens by name for each call, so the name may have gone in between.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::io("read", self.path(name), error)),
+            Err(error) => Err(self.failed("read", name, error)),
         }
     }
 
     /// Writes all of a small file from its start.
     pub(crate) fn write(&self, file: &dyn File, name: &str, bytes: &[u8]) -> Result<()> {
-        write_all_at(file, bytes, 0).map_err(|error| Error::io("write", self.path(name), error))?;
-        if self.remote {
+        transfer::write_all_at(file, bytes, 0)
+            .map_err(|error| self.failed("write", name, error))?;
+        if self.is_remote() {
             file.sync()
-                .map_err(|error| Error::io("sync", self.path(name), error))?;
+                .map_err(|error| self.failed("sync", name, error))?;
         }
         Ok(())
     }
 
     /// Removes a name; `false` if it did not exist.
     pub(crate) fn unlink(&self, name: &str) -> Result<bool> {
-        match self.dir.unlink(name) {
+        self.unlinked(name, self.dir.unlink(name))
+    }
+
+    /// As [`Control::unlink`], and waits for whoever has the file open where that is in the way.
+    pub(crate) fn unlink_patiently(&self, name: &str, waiter: &mut Waiter<'_>) -> Result<bool> {
+        let unlinked = self.patiently(name, waiter, || self.dir.unlink(name))?;
+        self.unlinked(name, unlinked)
+    }
+
+    /// The result of `step`, which renames `name`, replaces or removes it: not before somebody's open handle lets it be done.
+    pub(crate) fn patiently<T>(
+        &self,
+        name: &str,
+        waiter: &mut Waiter<'_>,
+        step: impl Fn() -> io::Result<T>,
+    ) -> Result<io::Result<T>> {
+        loop {
+            match step() {
+                Err(error) if self.cx.platform.is_busy(&error) => {
+                    waiter.pause_for_handle(self.path(name))?;
+                }
+                result => return Ok(result),
+            }
+        }
+    }
+
+    fn unlinked(&self, name: &str, result: io::Result<()>) -> Result<bool> {
+        match result {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             // Nothing but a directory resists, and what the system says of one differs, too.
@@ -266,7 +305,7 @@ impl Control {
                 Ok(metadata) if metadata.kind == FileKind::Directory => {
                     Error::not_a_file(&self.path(name), NO_FILE)
                 }
-                _ => Error::io("remove", self.path(name), error),
+                _ => self.failed("remove", name, error),
             }),
         }
     }
@@ -274,7 +313,7 @@ impl Control {
     pub(crate) fn list(&self) -> Result<Vec<String>> {
         self.fresh()?
             .list()
-            .map_err(|error| Error::io("list", self.path(""), error))
+            .map_err(|error| self.failed("list", "", error))
     }
 }
 
@@ -328,9 +367,9 @@ pub(crate) fn dir_error(action: &'static str, path: PathBuf, error: io::Error) -
     Error::io(action, path, error)
 }
 
-/// Refuses to write where others could interfere.
+/// Refuses to write where others could interfere. A guest knows of no owners and no modes.
 pub(crate) fn check_trust(cx: &Context, path: &std::path::Path, metadata: &Metadata) -> Result<()> {
-    if cx.options.allow_shared {
+    if cx.options.allow_shared || GUEST {
         return Ok(());
     }
     if let Owner::Other(user) = metadata.owner {
@@ -347,65 +386,6 @@ pub(crate) fn check_trust(cx: &Context, path: &std::path::Path, metadata: &Metad
             path,
             format!("other users may write to it{mode}"),
         ));
-    }
-    Ok(())
-}
-
-/// Reads from the start until the end of the file or `limit` bytes. A limit of the file's length saves the look for its end.
-pub(crate) fn read_up_to(file: &dyn File, limit: usize) -> io::Result<Vec<u8>> {
-    // One byte more than a record shows the end of most files without a second read.
-    let mut bytes = vec![0; limit.min(4096)];
-    let mut len = 0;
-    while len < limit {
-        if len == bytes.len() {
-            bytes.resize((len * 2).min(limit), 0);
-        }
-        let read = file.read_at(&mut bytes[len..], len as u64)?;
-        if read == 0 {
-            break;
-        }
-        len += read;
-    }
-    bytes.truncate(len);
-    Ok(bytes)
-}
-
-/// Reads `len` bytes, which is what the file system said, or what there is of them, and calls `seen` with each piece as it
-/// comes. Never allocates for more than there is.
-pub(crate) fn read_whole(
-    file: &dyn File,
-    len: u64,
-    mut seen: impl FnMut(&[u8]),
-) -> io::Result<Arc<[u8]>> {
-    let len = usize::try_from(len).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
-    let mut shared = cachelock_platform::zeros(len)?;
-    let bytes = Arc::get_mut(&mut shared).unwrap_or_default();
-    // A handle that stands for a name opens it for each call.
-    let piece = if file.is_pinned() { PIECE } else { len };
-    let mut at = 0;
-    while at < len {
-        let end = len.min(at + piece);
-        let read = file.read_at(&mut bytes[at..end], at as u64)?;
-        if read == 0 {
-            return Ok(shared[..at].into());
-        }
-        seen(&bytes[at..at + read]);
-        at += read;
-    }
-    Ok(shared)
-}
-
-pub(crate) fn write_all_at(file: &dyn File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
-    while !bytes.is_empty() {
-        let written = file.write_at(bytes, offset)?;
-        if written == 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::WriteZero,
-                "the file system took no bytes and gave no reason",
-            ));
-        }
-        bytes = &bytes[written..];
-        offset += written as u64;
     }
     Ok(())
 }

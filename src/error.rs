@@ -23,8 +23,13 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// assert_eq!(error.kind().name(), "invalid-name");
 /// # Ok::<(), cachelock::Error>(())
 /// ```
-// With the key of the entry it is about, if that has one.
-pub struct Error(Box<Repr>, pub(crate) Option<Key>);
+// One pointer: it is part of nearly every result, and each of those is moved through many callers.
+pub struct Error(pub(crate) Box<Body>);
+
+pub(crate) struct Body {
+    repr: Repr,
+    pub(crate) key: Option<Key>,
+}
 
 /// The kinds of [`Error`] that a caller can act on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -100,7 +105,8 @@ enum Repr {
         path: PathBuf,
         what: WaitingFor,
         waited: Duration,
-        budget: Duration,
+        /// `None`: to wait would have been in vain.
+        budget: Option<Duration>,
         holder: Option<Holder>,
     },
     #[error("cancelled after {} of waiting for {what} of {}", seconds(*waited), path.display())]
@@ -154,10 +160,11 @@ fn held_by(holder: Option<&Holder>) -> String {
     holder.map_or_else(String::new, |holder| format!(", held by {holder}"))
 }
 
-fn remedy(budget: Duration) -> String {
+fn remedy(budget: Option<Duration>) -> String {
     match budget {
-        Duration::ZERO => "; it was tried once, allow a timeout to wait".into(),
-        budget => format!(
+        None => "; nobody lets go while this thread waits, try again later".into(),
+        Some(Duration::ZERO) => "; it was tried once, allow a timeout to wait".into(),
+        Some(budget) => format!(
             "; wait longer with a timeout above {}, or see who holds it",
             seconds(budget)
         ),
@@ -180,14 +187,12 @@ fn hint(source: &io::Error) -> &'static str {
         }
         io::ErrorKind::IsADirectory => "; a directory has the name of the entry",
         io::ErrorKind::NotADirectory => "; a file has the name of a folder on the way",
-        _ if is_out_of_descriptors(source) => "; close some files or raise the limit of open files",
+        // The kinds of `std` have none for it yet, but its text is the same everywhere.
+        _ if source.to_string().starts_with("Too many open files") => {
+            "; close some files or raise the limit of open files"
+        }
         _ => "",
     }
-}
-
-/// The kinds of `std` have none for it yet, but its text is the same everywhere.
-fn is_out_of_descriptors(source: &io::Error) -> bool {
-    source.to_string().contains("Too many open files")
 }
 
 impl Error {
@@ -195,7 +200,7 @@ impl Error {
         path: &Path,
         what: WaitingFor,
         waited: Duration,
-        budget: Duration,
+        budget: Option<Duration>,
         holder: Option<Holder>,
     ) -> Self {
         Repr::Timeout {
@@ -316,7 +321,7 @@ impl Error {
     /// What kind of error it is.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
-        match &*self.0 {
+        match &self.0.repr {
             Repr::Timeout { .. } => ErrorKind::Timeout,
             Repr::Cancelled { .. } => ErrorKind::Cancelled,
             Repr::LeaseLost { .. } => ErrorKind::LeaseLost,
@@ -343,7 +348,7 @@ impl Error {
     /// The file or directory it happened to; `None` for a name that never became a path.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
-        match &*self.0 {
+        match &self.0.repr {
             Repr::InvalidName { .. } => None,
             Repr::Timeout { path, .. }
             | Repr::Cancelled { path, .. }
@@ -364,7 +369,7 @@ impl Error {
     /// The holder that a timed-out caller waited for, as far as known.
     #[must_use]
     pub fn holder(&self) -> Option<&Holder> {
-        match &*self.0 {
+        match &self.0.repr {
             Repr::Timeout { holder, .. } => holder.as_ref(),
             _ => None,
         }
@@ -403,18 +408,18 @@ impl Error {
 
 impl From<Repr> for Error {
     fn from(repr: Repr) -> Self {
-        Error(Box::new(repr), None)
+        Error(Box::new(Body { repr, key: None }))
     }
 }
 
 /// `{:#}` leaves the remedy of a timeout to a program that can name its own setting.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)?;
-        if let (Repr::Timeout { budget, .. }, false) = (&*self.0, f.alternate()) {
+        self.0.repr.fmt(f)?;
+        if let (Repr::Timeout { budget, .. }, false) = (&self.0.repr, f.alternate()) {
             f.write_str(&remedy(*budget))?;
         }
-        self.1.iter().try_for_each(|key| write!(f, " ({key})"))
+        self.0.key.iter().try_for_each(|key| write!(f, " ({key})"))
     }
 }
 
@@ -426,18 +431,17 @@ impl fmt::Debug for Error {
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.0.source()
+        self.0.repr.source()
     }
 }
 
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
-        let kind = match error.kind() {
-            ErrorKind::Timeout => io::ErrorKind::TimedOut,
-            ErrorKind::Corrupt => io::ErrorKind::InvalidData,
-            ErrorKind::InvalidName => io::ErrorKind::InvalidInput,
-            ErrorKind::Permission => io::ErrorKind::PermissionDenied,
-            ErrorKind::StorageFull => io::ErrorKind::StorageFull,
+        let kind = match &error.0.repr {
+            Repr::Io { source, .. } => source.kind(),
+            Repr::Timeout { .. } => io::ErrorKind::TimedOut,
+            Repr::Corrupt { .. } => io::ErrorKind::InvalidData,
+            Repr::InvalidName { .. } | Repr::InvalidCache { .. } => io::ErrorKind::InvalidInput,
             _ => io::ErrorKind::Other,
         };
         io::Error::new(kind, error)

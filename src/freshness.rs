@@ -18,9 +18,11 @@ use crate::events::{Event, EventKind};
 use crate::lock::{Acquired, How, Look};
 use crate::meta::Meta;
 use crate::policy::{Freshness, Policy};
+use crate::publish::publish;
 use crate::published::{PublishError, Published};
-use crate::read::{Found, Snapshot, Stream};
+use crate::read::{Found, Snapshot};
 use crate::refresh::Refresh;
+use crate::stream::Stream;
 
 /// How a call that wants a fresh entry goes on; see [`Entry::begin`].
 #[derive(Debug)]
@@ -411,10 +413,6 @@ impl Refresh {
     /// # Errors
     /// As those.
     pub fn finish(self, produced: Produced) -> Result<Published, PublishError> {
-        match produced {
-            Produced::New => self.publish(),
-            Produced::NotModified => self.publish_not_modified(),
-            Produced::Absent(valid_for) => self.publish_absent(valid_for),
-        }
+        publish(self, produced)
     }
 }

@@ -152,7 +152,7 @@ impl Entry {
 impl Error {
     /// Tells the key, too, where the path only has its hash.
     pub(crate) fn of_key(mut self, key: Option<&Key>) -> Self {
-        self.1 = key.cloned();
+        self.0.key = key.cloned();
         self
     }
 }

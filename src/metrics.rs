@@ -254,7 +254,7 @@ impl Counters {
 impl Buckets {
     fn add(&self, duration: Duration) {
         let bucket = BOUNDS.partition_point(|bound| *bound < duration);
-        let ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        let ns = crate::time::nanos(duration);
         self.sum_ns.fetch_add(ns, Ordering::Relaxed);
         self.counts[bucket].fetch_add(1, Ordering::Relaxed);
     }

@@ -42,16 +42,19 @@ impl EntryName {
 
     /// The folders on the way.
     pub(crate) fn folders(&self) -> impl Iterator<Item = &str> {
-        self.0
-            .rsplit_once('/')
-            .map(|(folders, _)| folders.split('/'))
-            .into_iter()
-            .flatten()
+        self.parts().0.split_terminator('/')
     }
 
     /// The last segment.
     pub(crate) fn file(&self) -> &str {
-        self.0.rsplit_once('/').map_or(&self.0, |(_, file)| file)
+        self.parts().1
+    }
+
+    /// The folders, each with its slash, and the file.
+    fn parts(&self) -> (&str, &str) {
+        let bytes = self.0.bytes().rev();
+        let file = bytes.take_while(|byte| *byte != b'/').count();
+        self.0.split_at(self.0.len() - file)
     }
 }
 
@@ -82,6 +85,11 @@ fn check(name: &str) -> Result<(), String> {
                 );
             }
             ':' => return Err("it holds a colon, which names a drive or stream on Windows".into()),
+            '<' | '>' | '"' | '|' | '?' | '*' => {
+                return Err(format!(
+                    "it holds a {character}, which Windows has in no name"
+                ));
+            }
             '\0' => return Err("it holds a NUL".into()),
             _ if character.is_control() => {
                 return Err(format!(
@@ -125,10 +133,8 @@ fn check_segment(segment: &str) -> Result<(), String> {
 /// Refuses a cache in a control directory, whose files it would take for entries: a publish to `head` could turn the epoch
 /// back.
 pub(crate) fn check_cache_path(path: &Path) -> Result<()> {
-    let inside = path
-        .components()
-        .any(|segment| is_control_dir(&segment.as_os_str().to_string_lossy()));
-    if inside {
+    let text = path.to_string_lossy();
+    if text.split(std::path::is_separator).any(is_control_dir) {
         let reason = format!(
             "it is in {CONTROL_DIR:?}, the own directory of a cache; use the directory that is in"
         );
@@ -141,11 +147,10 @@ pub(crate) fn check_cache_path(path: &Path) -> Result<()> {
 fn is_control_dir(segment: &str) -> bool {
     // HFS+ skips these.
     let is_skipped = |c: &char| matches!(c, '\u{200c}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{206a}'..='\u{206f}' | '\u{feff}');
-    // The whole of Unicode's lower case: to APFS the Kelvin sign is a `k`.
     let folded: String = segment
         .chars()
         .filter(|character| !is_skipped(character))
-        .flat_map(char::to_lowercase)
+        .map(lower)
         .collect();
     // Windows may give it a second name: `CACHEL~1`.
     let is_short = folded.strip_prefix("cachel~").is_some_and(|number| {
@@ -154,14 +159,27 @@ fn is_control_dir(segment: &str) -> bool {
     folded == CONTROL_DIR || is_short
 }
 
+/// Lower case as far as an ASCII letter comes of it: to APFS the Kelvin sign is a `k`. All of Unicode's is a table of 12 KB,
+/// and so is its upper case.
+fn lower(character: char) -> char {
+    match character {
+        '\u{212a}' => 'k',
+        other => other.to_ascii_lowercase(),
+    }
+}
+
+/// Upper case as far as a letter of a device comes of it.
+fn upper(character: char) -> char {
+    match character {
+        'ı' => 'I',
+        other => other.to_ascii_uppercase(),
+    }
+}
+
 fn is_device(segment: &str) -> bool {
     // Windows looks at what stands before the first dot, less trailing spaces: `COM1 .txt` is the port, too.
-    let stem = segment
-        .split('.')
-        .next()
-        .unwrap_or_default()
-        .trim_end_matches(' ')
-        .to_uppercase();
+    let stem = segment.split('.').next().unwrap_or_default();
+    let stem: String = stem.trim_end_matches(' ').chars().map(upper).collect();
     let numbered = NUMBERED_DEVICES.iter().any(|device| {
         stem.strip_prefix(device).is_some_and(|rest| {
             let mut digits = rest.chars();
@@ -204,6 +222,23 @@ mod tests {
     }
 
     #[test]
+    fn no_other_character_folds_to_a_letter_of_a_reserved_name() {
+        let (small, capital) = (".cachelock~0123456789", DEVICES.concat() + "COMLPT");
+        for character in (0..=u32::from(char::MAX)).filter_map(char::from_u32) {
+            let folds = |text: String, letters: &str, short: char| {
+                let matters = text.chars().all(|letter| letters.contains(letter));
+                assert!(!matters || text == short.to_string(), "{character:?}");
+            };
+            folds(character.to_lowercase().collect(), small, lower(character));
+            folds(
+                character.to_uppercase().collect(),
+                &capital,
+                upper(character),
+            );
+        }
+    }
+
+    #[test]
     fn a_cache_in_a_control_directory_is_refused_by_every_folding() {
         for path in [
             "/d/.cachelock",
@@ -239,6 +274,12 @@ mod tests {
             "a/./b",
             "a\\b",
             "c:x",
+            "a?b",
+            "*",
+            "a<b",
+            "a>b",
+            "a|b",
+            "a\"b",
             "a\0b",
             "a\nb",
             "\u{85}",

@@ -16,12 +16,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cachelock_platform::{Dir, FileKind};
+use cachelock_platform::{Dir, FileKind, GUEST};
 
 use crate::builder::Durability;
 use crate::control::found;
-use crate::error::{Error, Result, WaitingFor};
+use crate::error::{Error, Result};
 use crate::events::{Event, EventKind};
+use crate::freshness::Produced;
 use crate::mutation::Mutation;
 use crate::published::{PublishError, Published};
 use crate::refresh::{Parts, Refresh};
@@ -30,9 +31,6 @@ use crate::stage::{Stage, syncs_payload};
 use crate::state::{current_record, not_a_payload};
 use crate::tag::{Content, Record, Tag, Validators};
 use crate::wait::Waiter;
-
-/// The pause between two attempts at a rename that somebody's open file forbids.
-const RETRY: Duration = Duration::from_millis(5);
 
 /// A failed publish, and whether the stage is still good for another attempt.
 struct Failure {
@@ -49,51 +47,25 @@ impl From<Error> for Failure {
     }
 }
 
-pub(crate) fn value(refresh: Refresh) -> Result<Published, PublishError> {
-    let published = |refresh: &mut Refresh| publish_value(&mut refresh.parts());
-    publish(refresh, published, Refresh::is_usable)
-}
-
-pub(crate) fn absent(refresh: Refresh, valid_for: Duration) -> Result<Published, PublishError> {
-    let published = |refresh: &mut Refresh| publish_absent(&mut refresh.parts(), valid_for);
-    publish(refresh, published, |_| true)
-}
-
-pub(crate) fn not_modified(refresh: Refresh) -> Result<Published, PublishError> {
-    let published = |refresh: &mut Refresh| match refresh.can_keep()? {
-        true => publish_not_modified(&refresh.parts()),
-        false => Err(Error::missing(&refresh.entry().path()).into()),
-    };
-    publish(refresh, published, |_| true)
-}
-
 /// One publish at a time for each held lock: the record that the payload is must not change between the look at it and the
-/// renames, and threads may share a lock. `can_again`: whether what was written could still be published after a failure.
-fn publish(
-    mut refresh: Refresh,
-    publish: impl FnOnce(&mut Refresh) -> Result<Published, Failure>,
-    can_again: impl FnOnce(&Refresh) -> bool,
-) -> Result<Published, PublishError> {
+/// renames, and threads may share a lock.
+pub(crate) fn publish(mut refresh: Refresh, produced: Produced) -> Result<Published, PublishError> {
     let hold = refresh.hold().clone();
     let published = {
         let _alone = hold.publishing.enter();
-        publish(&mut refresh)
+        match produced {
+            Produced::New => publish_value(&mut refresh.parts()),
+            Produced::NotModified => keep(&mut refresh),
+            Produced::Absent(valid_for) => publish_absent(&mut refresh.parts(), valid_for),
+        }
     };
     // Whoever gets the refresh back holds the lock by it alone.
     drop(hold);
-    let again = can_again(&refresh);
-    finish(refresh, published, again)
-}
-
-fn finish(
-    refresh: Refresh,
-    published: Result<Published, Failure>,
-    again: bool,
-) -> Result<Published, PublishError> {
     match published {
         Ok(published) => Ok(published),
         Err(Failure { error, published }) => {
-            let hopeless = !again || published.is_some() || error.is_lease_lost();
+            let spoilt = produced == Produced::New && !refresh.is_usable();
+            let hopeless = spoilt || published.is_some() || error.is_lease_lost();
             let error = error.of_key(refresh.entry().key.as_ref());
             Err(PublishError {
                 error,
@@ -146,6 +118,14 @@ fn publish_absent(parts: &mut Parts<'_>, valid_for: Duration) -> Result<Publishe
     done(parts, &next, doubt)
 }
 
+/// Refused where there is no whole payload that could be kept.
+fn keep(refresh: &mut Refresh) -> Result<Published, Failure> {
+    match refresh.can_keep()? {
+        true => publish_not_modified(&refresh.parts()),
+        false => Err(Error::missing(&refresh.entry().path()).into()),
+    }
+}
+
 /// One rename, of the tag alone: both of its records are the payload that stays.
 fn publish_not_modified(parts: &Parts<'_>) -> Result<Published, Failure> {
     let current = current(parts)?;
@@ -162,7 +142,14 @@ fn publish_not_modified(parts: &Parts<'_>) -> Result<Published, Failure> {
 fn current(parts: &Parts<'_>) -> Result<Record> {
     match parts.early {
         Some(early) if parts.entry.cx.mutated(Mutation::StateReadEarly) => Ok(early.clone()),
-        _ => current_record(&parts.entry.cx, &parts.hold.root, &parts.entry.name),
+        _ => {
+            let found = current_record(&parts.entry.cx, &parts.hold.root, &parts.entry.name);
+            if found.is_err() {
+                // A newer holder may have replaced what was being read.
+                parts.hold.check_held()?;
+            }
+            found
+        }
     }
 }
 
@@ -253,8 +240,10 @@ fn done(parts: &Parts<'_>, next: &Record, doubt: Option<io::Error>) -> Result<Pu
     });
     let doubt = match doubt {
         None if cx.options.durability == Durability::Full => {
-            folder_of(parts.entry, parts.hold, Target::Payload)
-                .map_or_else(|error| Some(io::Error::other(error)), |dir| sync_dir(&*dir))
+            folder_of(parts.entry, parts.hold, Target::Payload).map_or_else(
+                |error| Some(io::Error::other(error.to_string())),
+                |dir| sync_dir(&*dir),
+            )
         }
         doubt => doubt,
     };
@@ -306,6 +295,9 @@ fn folder_of(
 /// The mode that the new file gets: that of the file it replaces, else what any new file would get, so that other users'
 /// readers can verify what they can read.
 fn mode_for(parts: &Parts<'_>, folder: Option<&dyn Dir>, target: Target) -> Result<Option<u32>> {
+    if GUEST {
+        return Ok(None);
+    }
     let cx = &parts.entry.cx;
     let name = &parts.entry.name;
     let path = target.path(parts.entry);
@@ -375,8 +367,7 @@ fn rename(
             _ if cx.platform.is_busy(&error) => {
                 let left = hold.budget_left;
                 let waiter = waiter.get_or_insert_with(|| Waiter::for_retries(cx, left));
-                waiter.waits_for(WaitingFor::Replace);
-                waiter.pause(waiter.now() + RETRY)?;
+                waiter.pause_for_handle(path.clone())?;
             }
             io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory
                 if target == Target::Payload =>

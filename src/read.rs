@@ -7,7 +7,7 @@
 //! If they do not match all the same, publishes have passed, and it is all done again. It is called corrupt only when two
 //! attempts saw the same file and the same tag; see [`Mismatches`].
 
-use std::io::{self, Read};
+use std::io;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -15,14 +15,13 @@ use std::time::{Duration, SystemTime};
 use cachelock_platform::{File, Metadata};
 
 use crate::cache::Entry;
-use crate::control::read_whole;
 use crate::error::{Error, Result};
 use crate::events::{Event, EventKind};
-use crate::key::Key;
 use crate::meta::{Meta, Verification};
 use crate::mutation::Mutation;
 use crate::root::Root;
 use crate::state::{FoundTag, Mismatches, PIECE, Payload, TagState, Version, record_of};
+use crate::stream::{Source, Stream};
 use crate::tag::{Content, Record, Validators};
 
 /// A payload in memory, with what is known about it. Cheap to clone; dereferences to its bytes.
@@ -33,6 +32,13 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    pub(crate) fn new(bytes: Arc<[u8]>, meta: Meta) -> Self {
+        Snapshot {
+            bytes,
+            meta: Arc::new(meta),
+        }
+    }
+
     /// The payload; shares the memory.
     #[must_use]
     pub fn bytes(&self) -> Arc<[u8]> {
@@ -57,78 +63,6 @@ impl Deref for Snapshot {
 impl AsRef<[u8]> for Snapshot {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
-    }
-}
-
-/// A payload that was verified and can be read in pieces, with constant memory (in a WASI guest all of it is in memory). It
-/// stays this payload, whatever is published meanwhile.
-pub struct Stream {
-    source: Source,
-    at: u64,
-    meta: Meta,
-    path: std::path::PathBuf,
-    key: Option<Key>,
-}
-
-enum Source {
-    /// All of it: it fitted into one piece, or there is no handle that stays on it.
-    Memory(Arc<[u8]>),
-    File(Box<dyn File>),
-}
-
-impl Stream {
-    /// What is known about it.
-    #[must_use]
-    pub fn meta(&self) -> &Meta {
-        &self.meta
-    }
-
-    /// The whole payload in memory.
-    ///
-    /// # Errors
-    /// What the system says while reading.
-    pub fn into_snapshot(mut self) -> Result<Snapshot> {
-        let bytes = match &mut self.source {
-            Source::Memory(bytes) => bytes.clone(),
-            Source::File(file) => read_whole(&**file, self.meta.len, |_| {})
-                .map_err(|error| Error::io("read", &*self.path, error))
-                .map_err(|error| error.of_key(self.key.as_ref()))?,
-        };
-        Ok(Snapshot {
-            bytes,
-            meta: Arc::new(self.meta),
-        })
-    }
-}
-
-impl Read for Stream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        // Not beyond what was verified, should somebody append to the file against the rules.
-        let left = usize::try_from(self.meta.len - self.at).unwrap_or(usize::MAX);
-        let want = buffer.len().min(left);
-        if want == 0 {
-            return Ok(0);
-        }
-        let read = match &self.source {
-            Source::Memory(bytes) => (&bytes[self.at as usize..]).read(&mut buffer[..want])?,
-            Source::File(file) => file.read_at(&mut buffer[..want], self.at)?,
-        };
-        if read == 0 {
-            let cut = Error::corrupt(&self.path, "it was cut while it was read");
-            return Err(cut.of_key(self.key.as_ref()).into());
-        }
-        self.at += read as u64;
-        Ok(read)
-    }
-}
-
-impl std::fmt::Debug for Stream {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Stream")
-            .field("path", &self.path)
-            .field("at", &self.at)
-            .field("meta", &self.meta)
-            .finish()
     }
 }
 
@@ -187,14 +121,7 @@ impl Intake for Whole {
     }
 
     fn finish(self, meta: Meta, _: &Entry) -> Self::Output {
-        (
-            Snapshot {
-                bytes: self.bytes,
-                meta: Arc::new(meta),
-            },
-            self.file,
-            self.metadata,
-        )
+        (Snapshot::new(self.bytes, meta), self.file, self.metadata)
     }
 }
 
@@ -211,13 +138,7 @@ impl Intake for Source {
     }
 
     fn finish(self, meta: Meta, entry: &Entry) -> Stream {
-        Stream {
-            source: self,
-            at: 0,
-            meta,
-            path: entry.path(),
-            key: entry.key.clone(),
-        }
+        Stream::new(self, meta, entry)
     }
 }
 
@@ -290,7 +211,7 @@ fn look_once<I: Intake>(entry: &Entry, root: &Root) -> Result<Result<Look<I::Out
     let outcome = match (&tag.state, content) {
         (TagState::Corrupt(reason), Some(_)) => Err(reason.clone()),
         (TagState::Read(tag), content) => match record_of(cx, tag, content) {
-            Some(record) => Ok(Some(record.clone())),
+            Some(record) => Ok(Some(record)),
             None if content.is_none() => Ok(None),
             None => Err("its bytes are not what its tag says".into()),
         },
@@ -305,9 +226,9 @@ fn look_once<I: Intake>(entry: &Entry, root: &Root) -> Result<Result<Look<I::Out
     };
     let found = match (record, taken) {
         (None, None) => Found::Missing,
-        (record, _) if !entry.may_have(record.as_ref(), &tag.state)? => Found::Missing,
+        (record, _) if !entry.may_have(record, &tag.state)? => Found::Missing,
         (
-            Some(Record {
+            Some(&Record {
                 content: Content::Absent { valid_for },
                 checked,
                 ..
@@ -332,7 +253,7 @@ fn version(metadata: Option<&Metadata>, tag: &FoundTag) -> Version {
 
 fn meta(
     content: Content,
-    record: Option<Record>,
+    record: Option<&Record>,
     tag: &TagState,
     metadata: Option<Metadata>,
 ) -> Meta {
@@ -349,7 +270,7 @@ fn meta(
             written: record.written,
             checked: record.checked,
             took: record.took,
-            validators: record.validators,
+            validators: record.validators.clone(),
             verification: Verification::Verified,
         },
         None => Meta {

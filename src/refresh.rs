@@ -9,11 +9,11 @@ use cachelock_platform::Monotonic;
 
 use crate::cache::Entry;
 use crate::error::Result;
+use crate::freshness::Produced;
 use crate::lock::Hold;
-use crate::publish;
 use crate::published::{PublishError, Published};
-use crate::read::Stream;
 use crate::stage::Stage;
+use crate::stream::Stream;
 use crate::tag::{Record, Validators, check_validators};
 
 /// A refresh under way: whoever has it holds the lock, and what is written to it becomes the entry's next payload with
@@ -169,6 +169,15 @@ impl Refresh {
         self.hold.beat_due()
     }
 
+    /// Writes all of `bytes`, as [`Write::write_all`] does, with an error that says what it happened to.
+    ///
+    /// # Errors
+    /// [`LeaseLost`](crate::ErrorKind::LeaseLost); [`Poisoned`](crate::ErrorKind::Poisoned) after an error that spoilt the
+    /// stage; what the system says.
+    pub fn add(&mut self, bytes: &[u8]) -> Result<()> {
+        self.stage.write(bytes)
+    }
+
     /// Throws away what was written and starts over, with the lock still held. The way on after a failed write.
     ///
     /// # Errors
@@ -184,7 +193,7 @@ impl Refresh {
     /// Any error leaves the old entry, except [`NotDurable`](crate::ErrorKind::NotDurable): then the new one is in place.
     /// [`PublishError::refresh`] has the stage back if it makes sense to try again.
     pub fn publish(self) -> Result<Published, PublishError> {
-        publish::value(self)
+        self.finish(Produced::New)
     }
 
     /// Publishes that the payload that is there is still right, and releases the lock: its freshness starts anew, its
@@ -194,7 +203,7 @@ impl Refresh {
     /// [`Missing`](crate::ErrorKind::Missing) if there is no whole payload that could be right; otherwise as
     /// [`Refresh::publish`].
     pub fn publish_not_modified(self) -> Result<Published, PublishError> {
-        publish::not_modified(self)
+        self.finish(Produced::NotModified)
     }
 
     /// Publishes that the entry does not exist at its source, to be believed for `valid_for`, and releases the lock. What
@@ -203,7 +212,7 @@ impl Refresh {
     /// # Errors
     /// As [`Refresh::publish`].
     pub fn publish_absent(self, valid_for: Duration) -> Result<Published, PublishError> {
-        publish::absent(self, valid_for)
+        self.finish(Produced::Absent(valid_for))
     }
 
     /// Leaves the old entry, removes the stage and releases the lock. What dropping does, but with errors reported.
@@ -262,7 +271,7 @@ impl Write for Refresh {
     /// Takes bytes for the stage. After an error the stage is unusable: see [`Refresh::restart`]. Once a publish was tried,
     /// nothing can be added either, unless that failed with [`LengthMismatch`](crate::ErrorKind::LengthMismatch).
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.stage.write(bytes).map_err(io::Error::from)?;
+        self.add(bytes).map_err(io::Error::from)?;
         Ok(bytes.len())
     }
 

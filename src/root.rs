@@ -46,11 +46,7 @@ impl Root {
         cx.platform.create_dir_all(&cx.path).map_err(create)?;
         if cx.options.durability == Durability::Full {
             // The names of the new directories must last, too. Which of them are new is not known: sync them all.
-            for ancestor in cx.path.ancestors().skip(1) {
-                if let Ok(dir) = cx.platform.open_dir(ancestor) {
-                    let _ = dir.sync();
-                }
-            }
+            cx.platform.sync_parents(&cx.path);
         }
         let dir = cx
             .platform

@@ -9,11 +9,11 @@ use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::builder::Durability;
 use crate::cache::Entry;
-use crate::control::write_all_at;
 use crate::error::{Error, Result};
 use crate::lock::Hold;
 use crate::state::PIECE;
 use crate::tag::Content;
+use crate::transfer::write_all_at;
 
 /// A stage while it is written to. Its first failure is final: what a file system has dropped after a failed write or sync it
 /// may report as written the next time.
@@ -79,11 +79,7 @@ impl Stage {
             let sealed = io::Error::other(
                 "it is complete since a publish was tried; publish it as it is, or restart the refresh",
             );
-            return Err(Error::io(
-                "add to",
-                self.hold.control.path(&self.name),
-                sealed,
-            ));
+            return Err(self.hold.control.failed("add to", &self.name, sealed));
         }
         while !bytes.is_empty() {
             let room = PIECE - self.buffer.len();
@@ -173,7 +169,7 @@ impl Stage {
 
     fn fail(&mut self, action: &'static str, error: io::Error) -> Error {
         self.failed = Some(error.to_string());
-        Error::io(action, self.hold.control.path(&self.name), error)
+        self.hold.control.failed(action, &self.name, error)
     }
 
     fn check_usable(&self) -> Result<()> {

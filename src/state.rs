@@ -7,12 +7,13 @@ use cachelock_platform::{Access, Dir, File, FileId, FileKind, Metadata};
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_128};
 
 use crate::context::Context;
-use crate::control::{found, open_existing, read_up_to, read_whole};
+use crate::control::{found, open_existing};
 use crate::error::{Error, Result};
 use crate::mutation::Mutation;
 use crate::name::EntryName;
 use crate::root::{Root, tag_path};
 use crate::tag::{Content, Record, TAG_MAX, Tag};
+use crate::transfer::{read_up_to, read_whole};
 
 /// How much of a payload is moved at once. Guests pay for each call, so not less.
 pub(crate) const PIECE: usize = 256 * 1024;
@@ -44,7 +45,8 @@ impl Payload {
     /// All of it, and what it is. A large one is hashed piece by piece, while what was read is still in the processor's
     /// cache.
     pub(crate) fn take_in(&self) -> io::Result<(Content, Arc<[u8]>)> {
-        let mut hasher = (self.metadata.len > PIECE as u64).then(Xxh3Default::new);
+        let mut hasher =
+            (self.file.is_pinned() && self.metadata.len > PIECE as u64).then(Xxh3Default::new);
         let bytes = read_whole(&*self.file, self.metadata.len, |piece| {
             if let Some(hasher) = &mut hasher {
                 hasher.update(piece);
@@ -108,8 +110,13 @@ pub(crate) enum TagState {
 pub(crate) struct FoundTag {
     pub(crate) state: TagState,
     pub(crate) bytes: Vec<u8>,
-    /// The open file, which keeps its identity from being given to another.
-    pub(crate) pinned: Option<(Box<dyn File>, Metadata)>,
+    /// What it was like, and the open file, which keeps its identity from being given to another.
+    pub(crate) seen: Option<(Option<Box<dyn File>>, Metadata)>,
+}
+
+/// The open file, if it may stay open.
+pub(crate) fn kept(file: Box<dyn File>) -> Option<Box<dyn File>> {
+    file.is_pinned().then_some(file)
 }
 
 impl FoundTag {
@@ -178,7 +185,7 @@ impl FoundTag {
         Ok(FoundTag {
             state,
             bytes,
-            pinned: Some((file, metadata)),
+            seen: Some((kept(file), metadata)),
         })
     }
 

@@ -36,7 +36,7 @@ impl Writer {
         let _ = writeln!(self.0, "{key} {value}");
     }
 
-    pub(crate) fn number(&mut self, key: &str, value: impl Into<u128>) {
+    pub(crate) fn number(&mut self, key: &str, value: impl Into<u64>) {
         let _ = writeln!(self.0, "{key} {}", value.into());
     }
 
@@ -67,10 +67,17 @@ impl<'a> Lines<'a> {
                 "it has the format {found:?} and this version reads {format:?}"
             ));
         }
-        let at = text.find("\ncheck ").ok_or("its check is missing")? + 1;
-        let (body, rest) = text.split_at(at);
+        let before = text
+            .split_inclusive('\n')
+            .take_while(|line| !line.starts_with(CHECK));
+        let (body, rest) = text.split_at(before.map(str::len).sum());
+        if rest.is_empty() {
+            return Err("its check is missing".into());
+        }
         let check = rest[CHECK.len()..].lines().next().unwrap_or_default();
-        if check.len() != 16 || u64::from_str_radix(check, 16) != Ok(xxh3_64(body.as_bytes())) {
+        if check.len() != 16
+            || u128::from_str_radix(check, 16) != Ok(xxh3_64(body.as_bytes()).into())
+        {
             return Err("its check does not match".into());
         }
         let mut lines = body.lines();
@@ -89,10 +96,13 @@ impl<'a> Iterator for Lines<'a> {
     }
 }
 
-pub(crate) fn number<T: std::str::FromStr>(key: &str, value: &str) -> Result<T, String> {
-    value
-        .parse()
-        .map_err(|_| format!("its {key} {value:?} is not a number"))
+pub(crate) fn number<T: TryFrom<u128>>(key: &str, value: &str) -> Result<T, String> {
+    digits(value).ok_or_else(|| format!("its {key} {value:?} is not a number"))
+}
+
+/// A decimal number of any type, by one parser for all.
+pub(crate) fn digits<T: TryFrom<u128>>(text: &str) -> Option<T> {
+    text.parse::<u128>().ok()?.try_into().ok()
 }
 
 pub(crate) fn hex(key: &str, value: &str) -> Result<u128, String> {
@@ -140,12 +150,12 @@ pub(crate) fn unescape_bytes(value: &str) -> Result<Vec<u8>, String> {
             bytes.push(*byte);
             continue;
         }
-        let digits = tail
-            .get(..2)
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .ok_or_else(bad)?;
-        bytes.push(u8::from_str_radix(digits, 16).map_err(|_| bad())?);
-        rest = &tail[2..];
+        let [high, low, tail @ ..] = tail else {
+            return Err(bad());
+        };
+        let digit = |byte: u8| char::from(byte).to_digit(16).ok_or_else(bad);
+        bytes.push((digit(*high)? << 4 | digit(*low)?) as u8);
+        rest = tail;
     }
     Ok(bytes)
 }

@@ -16,12 +16,21 @@ pub(crate) fn from_unix_ms(ms: u64) -> SystemTime {
 }
 
 pub(crate) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+    let seconds = duration.as_secs().saturating_mul(1000);
+    seconds.saturating_add(duration.subsec_millis().into())
+}
+
+pub(crate) fn nanos(duration: Duration) -> u64 {
+    let seconds = duration.as_secs().saturating_mul(1_000_000_000);
+    seconds.saturating_add(duration.subsec_nanos().into())
 }
 
 /// `1.50 s`
+///
+/// By whole numbers: what formats a float is 40 KB large, and nothing else in a guest needs it.
 pub(crate) fn seconds(duration: Duration) -> String {
-    format!("{:.2} s", duration.as_secs_f64())
+    let hundredths = millis(duration).saturating_add(5) / 10;
+    format!("{}.{:02} s", hundredths / 100, hundredths % 100)
 }
 
 /// `2026-11-23 09:14:07 UTC`
@@ -54,6 +63,19 @@ pub(crate) fn utc(time: SystemTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn seconds_are_rounded_to_hundredths() {
+        for (ms, text) in [
+            (0, "0.00 s"),
+            (4, "0.00 s"),
+            (5, "0.01 s"),
+            (1_500, "1.50 s"),
+            (59_995, "60.00 s"),
+        ] {
+            assert_eq!(seconds(Duration::from_millis(ms)), text);
+        }
+    }
 
     #[test]
     fn known_moments_are_named_right() {

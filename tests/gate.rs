@@ -428,6 +428,23 @@ fn who_has_little_time_passes_a_gate_whose_holder_stands_still_without_a_claim()
 }
 
 #[test]
+fn a_holder_that_has_not_yet_written_its_claim_is_passed_after_a_lease_and_not_before() {
+    let world = World::simulated();
+    let (holder, waiter) = (who(&world, "holder"), who(&world, "waiter"));
+    let frozen = locks(&holder, &world);
+    world.run_to(&frozen, |call| call.is(Op::Write, "claim-"));
+    let before = world.now();
+    let backend = world.finish(locks(&waiter, &world));
+    assert_eq!(backend.expect("it waits for long enough"), Backend::Lease);
+    let waited = world.now() - before;
+    assert!(waited >= LEASE && waited < LEASE * 5 / 4, "{waited:?}");
+    let backend = world.finish(frozen).expect("it starts over");
+    assert_eq!(backend, Backend::Gate);
+    let residue = support::residue(&world);
+    assert!(residue.is_empty(), "{residue:?}");
+}
+
+#[test]
 fn past_a_gate_that_an_operator_has_broken_the_next_caller_goes_at_once() {
     let world = World::simulated();
     let (holder, waiter) = (who(&world, "holder"), who(&world, "waiter"));

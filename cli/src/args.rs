@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::commands::Shell;
 use cachelock::{Durability, Locking, Policy, Timeout, parse_duration};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueHint};
-use clap_complete::Shell;
 
 use crate::config::{self, Flags};
 use crate::help;
@@ -100,7 +100,6 @@ pub(crate) enum Command {
     #[command(after_long_help = help::COMPLETIONS)]
     Completions {
         /// The shell
-        #[arg(value_enum)]
         shell: Shell,
     },
     /// Print the manual page, for man(1)

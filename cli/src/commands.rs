@@ -1,7 +1,10 @@
 //! The commands, one function each.
 
+#[cfg_attr(not(feature = "manual"), path = "commands/no_manual.rs")]
 mod manual;
 mod status;
+
+pub(crate) use manual::Shell;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -41,7 +44,7 @@ pub(crate) fn run(args: &Args, control: &Arc<Control>) -> Result<u8, Failure> {
         Command::Sweep { dir, .. } => run()?.sweep(dir),
         Command::Break { dir, .. } => run()?.break_lock(dir),
         // Without settings: a shell that starts must not fail for a mistake in the configuration.
-        Command::Completions { shell } => manual::completions(*shell),
+        Command::Completions { shell } => manual::completions(shell),
         Command::Man => manual::page(),
     }
 }

@@ -71,7 +71,9 @@ fn json_flag() -> Option<bool> {
 
 /// `-v`, `-vv`, or the filter in `CACHELOCK_LOG`.
 fn start_tracing(verbose: u8) {
-    use tracing_subscriber::EnvFilter;
+    use tracing_subscriber::filter::Targets;
+    use tracing_subscriber::layer::SubscriberExt as _;
+    use tracing_subscriber::util::SubscriberInitExt as _;
 
     let filter = match (std::env::var("CACHELOCK_LOG"), verbose) {
         // Set to nothing counts as not set, as everywhere.
@@ -80,10 +82,19 @@ fn start_tracing(verbose: u8) {
         (_, 1) => "cachelock=debug".to_owned(),
         (_, _) => "trace".to_owned(),
     };
-    let started = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(filter))
+    let targets: Targets = match filter.parse() {
+        Ok(targets) => targets,
+        Err(error) => {
+            eprintln!("cachelock: no tracing: CACHELOCK_LOG: {error}");
+            return;
+        }
+    };
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
+    let started = tracing_subscriber::registry()
+        .with(lines)
+        .with(targets)
         .try_init();
     if let Err(error) = started {
         eprintln!("cachelock: no tracing: {error}");

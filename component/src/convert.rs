@@ -1,33 +1,19 @@
 //! From the library's words to those of `wit/`, and back.
 
-use std::fmt::Display;
-use std::io;
 use std::time::{Duration, SystemTime};
 
 use cachelock::{Durability, ErrorKind, Meta, Policy, Timeout, Verification};
 
 use crate::bindings::exports::cachelock::cache::store as wit;
 
-pub(crate) fn error(error: cachelock::Error) -> wit::Error {
-    said(error.kind(), &error)
-}
-
-/// What `std`'s traits return: the library's error as they carry it, or the system's.
-pub(crate) fn io_error(error: io::Error) -> wit::Error {
-    match error.downcast::<cachelock::Error>() {
-        Ok(ours) => self::error(ours),
-        Err(other) => said(ErrorKind::Io, &other),
-    }
-}
-
 /// A refresh is used that was published or abandoned.
 pub(crate) fn ended() -> wit::Error {
     wit::Error::Poisoned("the refresh has ended; begin it again".into())
 }
 
-fn said(kind: ErrorKind, text: &dyn Display) -> wit::Error {
-    let text = text.to_string();
-    match kind {
+pub(crate) fn error(error: cachelock::Error) -> wit::Error {
+    let text = error.to_string();
+    match error.kind() {
         ErrorKind::Timeout => wit::Error::Timeout(text),
         ErrorKind::Cancelled => wit::Error::Cancelled(text),
         ErrorKind::LeaseLost => wit::Error::LeaseLost(text),
@@ -53,7 +39,8 @@ pub(crate) fn millis(millis: u64) -> Duration {
 }
 
 fn as_millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+    let seconds = duration.as_secs().saturating_mul(1000);
+    seconds.saturating_add(duration.subsec_millis().into())
 }
 
 /// Rounded up: who sleeps for that long has slept long enough.
@@ -92,7 +79,11 @@ pub(crate) fn metadata(meta: &Meta) -> wit::Metadata {
         generation: meta.generation,
         written: since_1970(meta.written),
         checked: since_1970(meta.checked),
-        validators: meta.validators.clone().into_iter().collect(),
+        validators: meta
+            .validators
+            .iter()
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect(),
         verification: match meta.verification {
             Verification::Verified => wit::Verification::Verified,
             Verification::Untagged => wit::Verification::Untagged,

@@ -12,7 +12,6 @@ mod convert;
 mod refresh;
 
 use std::cell::RefCell;
-use std::io::Read;
 
 use bindings::exports::cachelock::cache::store as wit;
 use cachelock::{Begun, Cache, Stream};
@@ -31,7 +30,9 @@ impl wit::Guest for Component {
 
 struct CacheResource(Cache);
 
+// Not inlined, here and in `refresh`: each wrapper would spell out all cases of an error once more, 3 KB in all.
 impl wit::GuestCache for CacheResource {
+    #[inline(never)]
     fn open(path: String, options: wit::Options) -> Result<wit::Cache, wit::Error> {
         let mut builder = Cache::builder(path);
         if let Some(timeout) = options.timeout {
@@ -47,11 +48,13 @@ impl wit::GuestCache for CacheResource {
         Ok(wit::Cache::new(CacheResource(cache)))
     }
 
+    #[inline(never)]
     fn read(&self, entry: String) -> Result<Option<wit::Snapshot>, wit::Error> {
         let opened = self.0.entry(&entry).and_then(|entry| entry.open());
         Ok(opened.map_err(convert::error)?.map(snapshot))
     }
 
+    #[inline(never)]
     fn begin(&self, entry: String, policy: wit::Policy) -> Result<wit::Begun, wit::Error> {
         let policy = convert::policy(policy);
         let begun = self.0.entry(&entry).and_then(|entry| entry.begin(&policy));
@@ -62,6 +65,11 @@ impl wit::GuestCache for CacheResource {
             Begun::Refresh(refresh) => wit::Begun::Refresh(refresh::resource(refresh)),
         })
     }
+
+    fn refresh(&self, entry: String) -> Result<wit::Refresh, wit::Error> {
+        let refresh = self.0.entry(&entry).and_then(|entry| entry.refresh());
+        refresh.map(refresh::resource).map_err(convert::error)
+    }
 }
 
 struct SnapshotResource(RefCell<Stream>);
@@ -71,15 +79,17 @@ fn snapshot(stream: Stream) -> wit::Snapshot {
 }
 
 impl wit::GuestSnapshot for SnapshotResource {
+    #[inline(never)]
     fn metadata(&self) -> wit::Metadata {
         convert::metadata(self.0.borrow().meta())
     }
 
+    #[inline(never)]
     fn read(&self, length: u32) -> Result<Vec<u8>, wit::Error> {
         let mut stream = self.0.borrow_mut();
         let left = stream.meta().len.min(length.min(PIECE_MAX).into());
         let mut bytes = vec![0; left as usize];
-        let read = stream.read(&mut bytes).map_err(convert::io_error)?;
+        let read = stream.read_next(&mut bytes).map_err(convert::error)?;
         bytes.truncate(read);
         Ok(bytes)
     }

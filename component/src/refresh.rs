@@ -1,9 +1,8 @@
 //! The resource `refresh`: there until it is published or abandoned.
 
 use std::cell::RefCell;
-use std::io::Write;
 
-use cachelock::{PublishError, Published, Refresh, Validators};
+use cachelock::{Produced, Refresh, Validators};
 
 use crate::bindings::exports::cachelock::cache::store as wit;
 use crate::{convert, snapshot};
@@ -28,11 +27,8 @@ impl RefreshResource {
     }
 
     /// What could be published again stays.
-    fn finish(
-        &self,
-        publish: impl FnOnce(Refresh) -> Result<Published, PublishError>,
-    ) -> Result<wit::Published, wit::Error> {
-        match publish(self.take()?) {
+    fn finish(&self, produced: Produced) -> Result<wit::Published, wit::Error> {
+        match self.take()?.finish(produced) {
             Ok(published) => Ok(wit::Published {
                 generation: published.generation,
                 length: published.len,
@@ -46,10 +42,12 @@ impl RefreshResource {
 }
 
 impl wit::GuestRefresh for RefreshResource {
+    #[inline(never)]
     fn previous(&self) -> Result<Option<wit::Snapshot>, wit::Error> {
         self.with(|refresh| Ok(refresh.previous().map_err(convert::error)?.map(snapshot)))
     }
 
+    #[inline(never)]
     fn expect_length(&self, length: u64) -> Result<(), wit::Error> {
         self.with(|refresh| {
             refresh.expect_len(length);
@@ -57,39 +55,50 @@ impl wit::GuestRefresh for RefreshResource {
         })
     }
 
+    #[inline(never)]
     fn set_validators(&self, validators: wit::Validators) -> Result<(), wit::Error> {
-        let validators = Validators::from_iter(validators);
-        self.with(|refresh| refresh.set_validators(validators).map_err(convert::error))
+        // One by one: collecting would sort them first, by 6 KB of code.
+        let mut map = Validators::new();
+        map.extend(validators);
+        self.with(|refresh| refresh.set_validators(map).map_err(convert::error))
     }
 
+    #[inline(never)]
     fn write(&self, bytes: Vec<u8>) -> Result<(), wit::Error> {
-        self.with(|refresh| refresh.write_all(&bytes).map_err(convert::io_error))
+        self.with(|refresh| refresh.add(&bytes).map_err(convert::error))
     }
 
+    #[inline(never)]
     fn restart(&self) -> Result<(), wit::Error> {
         self.with(|refresh| refresh.restart().map_err(convert::error))
     }
 
+    #[inline(never)]
     fn heartbeat(&self) -> Result<(), wit::Error> {
         self.with(|refresh| refresh.heartbeat().map_err(convert::error))
     }
 
+    #[inline(never)]
     fn heartbeat_due(&self) -> Result<Option<u64>, wit::Error> {
         self.with(|refresh| Ok(refresh.heartbeat_due().map(convert::until)))
     }
 
+    #[inline(never)]
     fn publish(&self) -> Result<wit::Published, wit::Error> {
-        self.finish(Refresh::publish)
+        self.finish(Produced::New)
     }
 
+    #[inline(never)]
     fn publish_not_modified(&self) -> Result<wit::Published, wit::Error> {
-        self.finish(Refresh::publish_not_modified)
+        self.finish(Produced::NotModified)
     }
 
+    #[inline(never)]
     fn publish_absent(&self, valid_for: u64) -> Result<wit::Published, wit::Error> {
-        self.finish(|refresh| refresh.publish_absent(convert::millis(valid_for)))
+        self.finish(Produced::Absent(convert::millis(valid_for)))
     }
 
+    #[inline(never)]
     fn abandon(&self) -> Result<(), wit::Error> {
         self.take()?.abandon().map_err(convert::error)
     }

@@ -7,8 +7,9 @@
 //! | module | target | what backs it |
 //! | --- | --- | --- |
 //! | `unix` | Linux, macOS, the BSDs | `openat` and its family, `flock` through `fs4`, inotify on Linux |
+//! | `windows` | Windows 10 and later | `NtCreateFile` and its family, `LockFileEx` through `fs4` |
 //! | `wasi` | WASI preview 2 | the `wasi` crate, below preopened directories |
-//! | [`memory`] | every target | a simulated disk, clock and process table, for tests and for the web target |
+//! | [`memory`] | every target; `wasm32-unknown-unknown` has no other | a simulated disk, clock and process table |
 //! | `unsupported` | anything else | a typed error for each call |
 //!
 //! # Rules for every backend
@@ -36,14 +37,21 @@ use std::time::{Duration, SystemTime};
 
 mod bytes;
 pub mod folders;
+#[cfg(any(test, all(feature = "bare", target_os = "wasi")))]
+mod heap;
 pub mod input;
 pub mod memory;
 pub mod process;
 
 cfg_if::cfg_if! {
     if #[cfg(unix)] {
+        mod condvar;
         mod unix;
         use unix as backend;
+    } else if #[cfg(windows)] {
+        mod condvar;
+        mod windows;
+        use windows as backend;
     } else if #[cfg(all(target_os = "wasi", target_env = "p2"))] {
         mod wasi;
         use wasi as backend;
@@ -56,6 +64,9 @@ cfg_if::cfg_if! {
 }
 
 pub use bytes::zeros;
+/// Whether this target's processes are guests in a sandbox: without kernel locks, threads and watches, whatever the host
+/// has. What is built for those can be left out then.
+pub const GUEST: bool = cfg!(all(target_os = "wasi", target_env = "p2"));
 
 /// The platform of this target: one object for each process, the same at every call.
 #[must_use]
@@ -99,8 +110,23 @@ pub trait Platform: Send + Sync {
     /// What the system says for the first directory that could not be created.
     fn create_dir_all(&self, path: &Path) -> io::Result<()>;
 
+    /// Makes the names of the directories on the way to the directory at `path` durable, as far as that can be done.
+    fn sync_parents(&self, path: &Path) {
+        for parent in path.ancestors().skip(1) {
+            if let Ok(dir) = self.open_dir(parent) {
+                let _ = dir.sync();
+            }
+        }
+    }
+
     /// Now, on the monotonic clock.
     fn monotonic(&self) -> Monotonic;
+
+    /// Whether anybody else runs while a thread of this process waits. On the web nobody does: there is one thread, which
+    /// whoever waits has. Whatever somebody else would have to do then is not done during the wait, however long.
+    fn can_wait(&self) -> bool {
+        true
+    }
 
     /// Now, on the wall clock. It may step in both directions; no safety may rest on it.
     fn wall(&self) -> SystemTime;
@@ -159,7 +185,8 @@ pub trait Event: Send + Sync {
     fn set(&self);
 
     /// Waits until the event is set or the clock has reached `deadline` (`None`: no deadline), unsets it, and tells
-    /// whether it was set. May return `false` early; callers look at the clock.
+    /// whether it was set. May return `false` early; callers look at the clock. Where nobody could set it meanwhile (see
+    /// [`Platform::can_wait`]), it does so at once.
     ///
     /// Only one thread waits for an event at a time.
     fn wait_until(&self, deadline: Option<Monotonic>) -> bool;
@@ -271,9 +298,12 @@ pub enum Access {
 /// An open file. The handle stays on the same file when that is renamed or unlinked, except in sandboxes, where a
 /// backend may open the file by name for each call; there every call may answer `NotFound`.
 pub trait File: Send + Sync {
-    /// Whether the handle stays on its file, whatever happens to the name. Where it does not, each call answers
-    /// `NotFound` once the name is gone, and [`File::read_at`] also when the name is another file's than at the first
-    /// read. One call never mixes two files.
+    /// Whether the handle may be kept between calls: it stays on its file, whatever happens to the name, and is not in the way of
+    /// whoever replaces or removes that name. If not, it is one of these:
+    ///
+    /// - It does not stay on its file: each call answers `NotFound` once the name is gone, and [`File::read_at`] also when
+    ///   the name is another file's than at the first read. One call never mixes two files.
+    /// - As long as it is open, the name cannot be replaced; see [`Platform::is_busy`].
     fn is_pinned(&self) -> bool {
         true
     }
@@ -338,7 +368,7 @@ pub trait File: Send + Sync {
     /// As [`File::try_lock`], but blocks the thread until nobody has the lock. Cannot be cancelled.
     ///
     /// # Errors
-    /// As [`File::try_lock`].
+    /// As [`File::try_lock`]; `Deadlock` where nobody could give it back meanwhile (see [`Platform::can_wait`]).
     fn lock(&self) -> io::Result<()>;
 
     /// Gives the lock back, or closes nothing and does nothing in a child made by `fork`: the parent still has it.

@@ -1,9 +1,36 @@
 //! The layers, one module each.
 
+use std::process::ExitCode;
+
 use crate::Layer;
+
+pub mod hostile;
+pub mod injection;
+pub mod kills;
+mod model;
 
 /// All layers, in the order of their numbers.
 #[must_use]
 pub fn all() -> Vec<Box<dyn Layer>> {
-    vec![]
+    vec![
+        Box::new(model::ProtocolModel),
+        Box::new(injection::Injection),
+        Box::new(kills::Kills),
+        Box::new(hostile::Hostile),
+    ]
+}
+
+/// The first argument of a process that a layer starts from this program itself.
+pub const PART: &str = "--part";
+
+/// Plays the part of another process, if that is what this one was started for.
+#[must_use]
+pub fn part(words: &[String]) -> Option<ExitCode> {
+    let [first, part, rest @ ..] = words else {
+        return None;
+    };
+    match (&**first, &**part) {
+        (PART, kills::PART) => Some(kills::part(rest)),
+        _ => None,
+    }
 }

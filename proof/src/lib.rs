@@ -6,6 +6,9 @@
 //! one line for each count.
 
 pub mod layer;
+pub mod place;
+pub mod program;
+pub mod random;
 mod table;
 
 pub mod layers;

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use cachelock_platform::FileId;
+use cachelock_platform::{FileId, GUEST};
 
 use crate::text::{self, Lines, Writer};
 use crate::time;
@@ -62,8 +62,10 @@ impl Claim {
         writer.number("lease_ms", time::millis(self.lease));
         writer.number("since_ms", time::to_unix_ms(self.since));
         match self.kind {
-            Kind::Gated(gate) => writer.line("gate", &format!("{}:{}", gate.device, gate.inode)),
-            Kind::LeaseOnly => {}
+            Kind::Gated(gate) if !GUEST => {
+                writer.line("gate", &format!("{}:{}", gate.device, gate.inode));
+            }
+            Kind::Gated(_) | Kind::LeaseOnly => {}
             Kind::Bypass => writer.line("bypass", "yes"),
         }
         if let Some(pid) = self.pid {

@@ -24,7 +24,7 @@ use super::expiry::{Observation, Sight};
 use super::helper::{Client, Helper, Lock};
 use super::local::LocalCache;
 use crate::control::{Control, GATE, PRIVATE};
-use crate::error::{Error, Result, WaitingFor};
+use crate::error::{Result, WaitingFor};
 use crate::mutation::Mutation;
 use crate::wait::Waiter;
 
@@ -120,7 +120,7 @@ pub(crate) fn acquire(
                     .gate
                     .employ(platform, Lock { file, id }, waiter.event())
                     .map_err(|error| {
-                        Error::io("start a thread that waits for", control.path(GATE), error)
+                        control.failed("start a thread that waits for", GATE, error)
                     })?,
                 Err(error) => return unavailable(control, error),
             },
@@ -223,7 +223,8 @@ impl Stall {
     ) -> Option<Kind> {
         let own = control.cx.options.lease;
         let now = waiter.now();
-        self.patience = if sight.is_free() {
+        // Whoever has made a claim with the gate and not yet written it is most likely alive, for the gate is held.
+        self.patience = if sight.is_free() || sight.unwritten_gated {
             own
         } else {
             sight.patience(control)
@@ -274,7 +275,7 @@ fn open(control: &Control) -> Result<(Arc<dyn File>, FileId)> {
         if let Some((file, metadata)) = control.open(GATE, Access::Write)? {
             if metadata.mode.is_some_and(|mode| mode & 0o177 != 0) {
                 file.set_mode(PRIVATE)
-                    .map_err(|error| Error::io("set the mode of", control.path(GATE), error))?;
+                    .map_err(|error| control.failed("set the mode of", GATE, error))?;
             }
             return Ok((Arc::from(file), metadata.id));
         }
@@ -292,7 +293,7 @@ fn confirm(control: &Control, file: Arc<dyn File>, id: FileId) -> Result<Option<
 fn unavailable(control: &Control, error: io::Error) -> Result<Outcome> {
     match error.kind() {
         io::ErrorKind::Unsupported => Ok(Outcome::Unavailable(error.to_string())),
-        _ => Err(Error::io("lock", control.path(GATE), error)),
+        _ => Err(control.failed("lock", GATE, error)),
     }
 }
 

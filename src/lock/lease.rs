@@ -42,6 +42,7 @@ use crate::error::{Error, Result};
 use crate::events::{Event, EventKind};
 use crate::mutation::Mutation;
 use crate::section::Section;
+use crate::transfer;
 use crate::wait::Waiter;
 
 /// Why most leases are lost.
@@ -105,7 +106,7 @@ impl Lease {
             waiter.check_cancelled()?;
             let (sight, overtakes) = turn.wait(waiter, observation, request)?;
             match Attempt::start(control, request.kind, &sight)? {
-                Some(attempt) => match attempt.finish()? {
+                Some(attempt) => match attempt.finish(waiter)? {
                     Some(acquired) => {
                         acquired.announce(overtakes);
                         return Ok(acquired.lease);
@@ -211,10 +212,20 @@ impl Lease {
     /// Shows others that the holder is alive. Rewrites the record in place and never creates it: what is gone is lost.
     pub(crate) fn beat(&self) -> Result<()> {
         // Said outside of the section: whoever hears of it may drop the lock.
-        match self.beat_alone()? {
+        let lost = match self.beat_alone() {
+            // Since it was opened: where that is done by name for each call, it is not found at the next one.
+            Err(error) if super::is_gone(&error) => Some(self.claim_is_gone()?),
+            beaten => beaten?,
+        };
+        match lost {
             None => Ok(()),
             Some(lost) => Err(self.lose(lost)),
         }
+    }
+
+    fn claim_is_gone(&self) -> Result<String> {
+        let reason = self.overtaken_by()?;
+        Ok(reason.unwrap_or_else(|| "its claim was deleted".to_owned()))
     }
 
     /// Returns why the lease is lost, if it is.
@@ -229,11 +240,10 @@ impl Lease {
         let cx = &self.control.cx;
         let name = control::claim(self.epoch);
         let Some((file, _)) = self.control.open(&name, Access::Write)? else {
-            let reason = self.overtaken_by()?;
-            return Ok(reason.or_else(|| Some("its claim was deleted".to_owned())));
+            return self.claim_is_gone().map(Some);
         };
-        let found = control::read_up_to(&*file, RECORD_READ)
-            .map_err(|error| Error::io("read", self.control.path(&name), error))?;
+        let found = transfer::read_up_to(&*file, RECORD_READ)
+            .map_err(|error| self.control.failed("read", &name, error))?;
         if Claim::decode(&found).is_ok_and(|found| found.nonce != self.nonce) {
             return Ok(Some("its claim is somebody else's".to_owned()));
         }
@@ -244,7 +254,7 @@ impl Lease {
         };
         self.control.write(&*file, &name, &record)?;
         file.touch()
-            .map_err(|error| Error::io("touch", self.control.path(&name), error))?;
+            .map_err(|error| self.control.failed("touch", &name, error))?;
         *self
             .next_beat
             .lock()

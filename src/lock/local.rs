@@ -2,7 +2,6 @@
 //!
 //! It hangs on the platform, not on a static: a simulated process has its own, and so has a child made by `fork`.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use cachelock_platform::{FileId, FileSystem, Platform};
@@ -15,8 +14,8 @@ use super::queue::Queue;
 #[derive(Default)]
 pub(crate) struct Local {
     /// Never removed: what was said once must not be said again because nobody used the cache in between, nor a file system
-    /// be asked again. They are few and small.
-    caches: Mutex<HashMap<FileId, Arc<LocalCache>>>,
+    /// be asked again. They are few and small. Sorted.
+    caches: Mutex<Vec<(FileId, Arc<LocalCache>)>>,
     pub(crate) heartbeat: Arc<Heartbeat>,
 }
 
@@ -41,6 +40,13 @@ impl Local {
     /// The state for the cache whose control directory is `id`.
     pub(crate) fn cache(&self, id: FileId) -> Arc<LocalCache> {
         let mut caches = self.caches.lock().unwrap_or_else(PoisonError::into_inner);
-        caches.entry(id).or_default().clone()
+        let at = match caches.binary_search_by_key(&id, |(known, _)| *known) {
+            Ok(at) => at,
+            Err(at) => {
+                caches.insert(at, (id, Arc::default()));
+                at
+            }
+        };
+        caches[at].1.clone()
     }
 }

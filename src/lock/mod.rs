@@ -24,7 +24,7 @@ mod want;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cachelock_platform::{FileSystem, Monotonic};
+use cachelock_platform::{FileSystem, GUEST, Monotonic};
 
 use crate::builder::Locking;
 use crate::context::Context;
@@ -107,7 +107,7 @@ impl Hold {
         let Some(root) = Root::open_for_reading(cx)? else {
             return Ok(false);
         };
-        let look = |error| Error::io("look at", self.control.path(""), error);
+        let look = |error| self.control.failed("look at", "", error);
         let held = self.control.dir.metadata().map_err(look)?;
         let there = found(root.dir.stat(CONTROL_DIR)).map_err(look)?;
         Ok(root.id() == self.root.id() && there.is_some_and(|there| there.id == held.id))
@@ -145,7 +145,8 @@ impl Hold {
 
     /// Whether this is the copy in a child made by `fork`.
     pub(crate) fn is_copy(&self) -> bool {
-        self.cx.platform.process_id() != self.process
+        // No guest can fork.
+        !GUEST && self.cx.platform.process_id() != self.process
     }
 
     /// Refuses to act on the parent's behalf: a copy that published would make the parent's own publish fail.
@@ -264,7 +265,7 @@ fn acquire_in(
     let id = control
         .dir
         .metadata()
-        .map_err(|error| Error::io("look at", control.path(""), error))?
+        .map_err(|error| control.failed("look at", "", error))?
         .id;
     let local = Local::of(&*cx.platform);
     let local_cache = local.cache(id);
@@ -350,7 +351,7 @@ fn file_system<'a>(local: &'a LocalCache, control: &Control) -> Result<&'a FileS
     let found = control
         .dir
         .file_system()
-        .map_err(|error| Error::io("ask the file system of", control.path(""), error))?;
+        .map_err(|error| control.failed("ask the file system of", "", error))?;
     Ok(local.file_system.get_or_init(|| found))
 }
 
@@ -363,7 +364,7 @@ fn take_gate(
     waiter: &mut Waiter<'_>,
     observation: &mut Observation,
 ) -> Result<(Option<GateGuard>, Kind)> {
-    let reason = if file_system.kernel_locks {
+    let reason = if file_system.kernel_locks && !GUEST {
         match gate::acquire(local, control, waiter, observation)? {
             Outcome::Held(guard) => {
                 let kind = Kind::Gated(guard.id);
@@ -397,9 +398,9 @@ pub(crate) fn view(control: &Control) -> Result<LockView> {
     let file_system = control
         .dir
         .file_system()
-        .map_err(|error| Error::io("ask the file system of", control.path(""), error))?;
+        .map_err(|error| control.failed("ask the file system of", "", error))?;
     let sight = Sight::look(control)?;
-    let gate_held = if file_system.kernel_locks {
+    let gate_held = if file_system.kernel_locks && !GUEST {
         gate::is_held(control)?
     } else {
         None

@@ -3,7 +3,6 @@
 //! The kernel lock could keep threads apart too, but each would need a thread to block in, and an uncontended hand-over
 //! in memory is a hundred times faster.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cachelock_platform::Event;
@@ -20,7 +19,8 @@ pub(crate) struct Queue {
 #[derive(Default)]
 struct Line {
     next_ticket: u64,
-    tickets: VecDeque<(u64, Arc<dyn Event>)>,
+    /// In order. They are few: to close the gap that the front leaves costs less than a ring buffer.
+    tickets: Vec<(u64, Arc<dyn Event>)>,
 }
 
 /// A place in the queue; given up when dropped.
@@ -36,7 +36,7 @@ impl Queue {
             let mut line = self.line();
             let ticket = line.next_ticket;
             line.next_ticket += 1;
-            line.tickets.push_back((ticket, waiter.event().clone()));
+            line.tickets.push((ticket, waiter.event().clone()));
             Place {
                 queue: self.clone(),
                 ticket,
@@ -54,7 +54,7 @@ impl Queue {
     fn is_front(&self, ticket: u64) -> bool {
         self.line()
             .tickets
-            .front()
+            .first()
             .is_some_and(|(front, _)| *front == ticket)
     }
 
@@ -68,7 +68,7 @@ impl Drop for Place {
         let next = {
             let mut line = self.queue.line();
             line.tickets.retain(|(ticket, _)| *ticket != self.ticket);
-            line.tickets.front().map(|(_, event)| event.clone())
+            line.tickets.first().map(|(_, event)| event.clone())
         };
         // Also when this was not the front: a wake without a cause does no harm.
         if let Some(event) = next {

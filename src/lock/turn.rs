@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cachelock_platform::Watch;
+use cachelock_platform::{GUEST, Watch};
 
 use super::claim::Kind;
 use super::expiry::{self, Observation, Sight};
@@ -12,6 +12,7 @@ use super::want::{self, Courtesy, Want};
 use crate::control::Control;
 use crate::error::{Result, WaitingFor};
 use crate::mutation::Mutation;
+use crate::time;
 use crate::wait::Waiter;
 
 /// The shortest and the longest pause between two looks of a caller that can only poll.
@@ -82,7 +83,7 @@ impl<'a> Turn<'a> {
                 }
                 self.probed = Some(sight.clone());
             }
-            if !self.watch_tried {
+            if !GUEST && !self.watch_tried {
                 // Registered before the look that it is to save.
                 self.watch_tried = true;
                 self.watch = self.control.dir.watch(waiter.event().clone()).ok();
@@ -119,7 +120,7 @@ impl<'a> Turn<'a> {
 
     /// A gated holder is dead if the gate that it held is ours now, or its machine was started anew since.
     fn is_dead(&self, sight: &Sight) -> bool {
-        let Kind::Gated(ours) = self.kind else {
+        let (Kind::Gated(ours), false) = (self.kind, GUEST) else {
             return false;
         };
         let Some(record) = sight.record() else {
@@ -162,7 +163,7 @@ impl<'a> Turn<'a> {
         } else {
             POLL
         };
-        let sleep = if self.watch.is_some() && !self.control.remote {
+        let sleep = if self.watch.is_some() && !self.control.is_remote() {
             patience / 8
         } else if self.want.is_some() {
             shortest
@@ -200,7 +201,7 @@ impl<'a> Turn<'a> {
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         let mixed = mixed ^ (mixed >> 31);
-        let nanos = u64::try_from(most.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let nanos = time::nanos(most).max(1);
         Duration::from_nanos(mixed % nanos)
     }
 }

@@ -15,7 +15,9 @@ use super::expiry::CLOCK_LEASES;
 use crate::control::{self, Control, Kind};
 use crate::error::Result;
 use crate::mutation::Mutation;
+use crate::text;
 use crate::time;
+use crate::transfer;
 use crate::wait::Waiter;
 
 /// How often a want is beaten at least.
@@ -40,9 +42,8 @@ pub(crate) struct Want {
 impl Want {
     pub(crate) fn put_up(control: &Control, waited: Duration) -> Result<Self> {
         let random = control.cx.platform.random();
-        let nonce = random.map_err(|error| {
-            crate::Error::io("draw a random name for", control.path("want"), error)
-        })?;
+        let nonce =
+            random.map_err(|error| control.failed("draw a random name for", "want", error))?;
         let want = Want {
             control: control.clone(),
             name: control::want(nonce),
@@ -75,7 +76,7 @@ impl Want {
     /// A courtesy that cannot be recorded is none; the wait goes on without it.
     fn write(&self, file: &dyn File, waited: Duration) {
         let text = format!("{:020}\n", time::millis(waited));
-        let _ = control::write_all_at(file, text.as_bytes(), 0);
+        let _ = transfer::write_all_at(file, text.as_bytes(), 0);
     }
 }
 
@@ -89,7 +90,7 @@ impl Drop for Want {
 
 fn waited_for(bytes: &[u8]) -> Option<Duration> {
     let digits = std::str::from_utf8(bytes).ok()?.strip_suffix('\n')?;
-    (bytes.len() == LEN).then(|| digits.parse().ok().map(Duration::from_millis))?
+    (bytes.len() == LEN).then(|| text::digits(digits).map(Duration::from_millis))?
 }
 
 /// What one caller leaves to others: whoever finds the lease free asks here first.

@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::command::output;
 use crate::suite::cargo;
 use crate::{Failure, wasi};
 
@@ -85,7 +86,7 @@ fn once(folder: &Path, version: &str, fetch: &mut Command) -> Result<PathBuf, St
         return Ok(folder.to_owned());
     }
     let _ = fs::remove_dir_all(folder);
-    wasi::output(fetch)?;
+    output(fetch)?;
     fs::write(&stamp, version)
         .map_err(|error| format!("cannot write {}: {error}", stamp.display()))?;
     Ok(folder.to_owned())

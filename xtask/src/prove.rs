@@ -3,8 +3,9 @@
 use std::ffi::OsString;
 use std::path::Path;
 
+use crate::command::target_dir;
 use crate::suite::cargo;
-use crate::{Failure, wasi};
+use crate::{Failure, sysroot, wasi};
 
 /// Runs the proof with `arguments` of its own; see `proof/src/main.rs`.
 pub(crate) fn run(root: &Path, arguments: &[&str]) -> Result<(), Failure> {
@@ -27,9 +28,9 @@ pub(crate) fn run(root: &Path, arguments: &[&str]) -> Result<(), Failure> {
 fn programs(root: &Path) -> Result<String, Failure> {
     let none: [(&str, OsString); 0] = [];
     cargo(root, "build --release -p cachelock-cli", &none)?;
-    wasi::build(root, wasi::Source::Any)?;
+    wasi::build(root, sysroot::Source::Any)?;
     let (wasmtime, guest) = wasi::runnable(root)?;
-    let program = wasi::target_dir(root).join("release").join("cachelock");
+    let program = target_dir(root).join("release").join("cachelock");
     let mut words = String::new();
     for (option, path) in [
         ("--program", program),

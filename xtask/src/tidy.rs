@@ -2,7 +2,7 @@
 //!
 //! | rule | holds | because |
 //! | --- | --- | --- |
-//! | no target `cfg` | outside of `platform/` and of tests | everything that depends on the target is behind the seam |
+//! | no target `cfg`, no `std::os`, no dependency for some targets | outside of `platform/` and of tests | everything that depends on the target is behind the seam |
 //! | no `unsafe` | outside of `platform/` and of tests | the same |
 //! | no files, threads, clocks or sleep of `std` | in `src/` | the simulation must see and steer each step |
 //! | nothing unfinished, no test left out | everywhere | a gap must be an error that is seen |
@@ -14,14 +14,11 @@ use std::{fs, io};
 use crate::Failure;
 use crate::source::{code_of, inside, line_of, words};
 
-const TARGET_WORDS: [&str; 6] = [
-    "target_os",
-    "target_env",
-    "target_family",
-    "target_arch",
-    "unix",
-    "windows",
-];
+/// What a condition on the target may ask for. All words that begin as the first one does are meant.
+const TARGET_WORDS: [&str; 3] = ["target_", "unix", "windows"];
+
+/// Where a dependency may be for some targets only: in the platform, and in what is for guests alone.
+const TARGET_TABLES: [&str; 2] = ["platform/", "component/"];
 
 /// The name of the test that is no test: the role of a child process.
 const CHILD: &str = "in_a_child_process";
@@ -41,6 +38,7 @@ pub(crate) fn run(root: &Path) -> Result<(), Failure> {
     for file in &files {
         let path = relative(root, file);
         match fs::read_to_string(file) {
+            Ok(text) if path.ends_with(MANIFEST) => findings.extend(check_manifest(&path, &text)),
             Ok(text) => findings.extend(check(&path, &text)),
             Err(error) => findings.push(format!("{path}: cannot be read: {error}")),
         }
@@ -57,7 +55,9 @@ pub(crate) fn run(root: &Path) -> Result<(), Failure> {
     }
 }
 
-/// All Rust files below `dir`, except what is built or hidden.
+const MANIFEST: &str = "Cargo.toml";
+
+/// All Rust files and manifests below `dir`, except what is built or hidden.
 fn collect(dir: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
@@ -68,7 +68,7 @@ fn collect(dir: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
             if name != "target" && !name.starts_with('.') {
                 collect(&path, files)?;
             }
-        } else if name.ends_with(".rs") {
+        } else if name.ends_with(".rs") || name == MANIFEST {
             files.push(path);
         }
     }
@@ -95,8 +95,7 @@ fn check(path: &str, text: &str) -> Vec<String> {
     let mut found: Vec<(usize, String)> = Vec::new();
     if !in_platform && !in_tests {
         target_cfgs(&code, &mut found);
-    }
-    if !in_platform && !in_tests {
+        by_the_target(text, &code, &mut found);
         for at in words(&code, "unsafe") {
             found.push((at, "`unsafe` outside of platform/ and tests".into()));
         }
@@ -125,23 +124,71 @@ fn check(path: &str, text: &str) -> Vec<String> {
     findings
 }
 
-/// `cfg(...)`, `cfg!(...)` and `cfg_attr(...)` that ask for the target.
+/// What is wrong with the manifest `path`. Dependencies of tests may be for some targets, as tests are.
+fn check_manifest(path: &str, text: &str) -> Vec<String> {
+    if TARGET_TABLES.iter().any(|place| path.starts_with(place)) {
+        return Vec::new();
+    }
+    let tables = text.lines().enumerate().filter(|(_, line)| {
+        let line = line.trim_start();
+        line.starts_with("[target.") && !line.contains(".dev-dependencies")
+    });
+    let finding = |(index, _)| {
+        let line = index + 1;
+        format!("{path}:{line}: a dependency for some targets outside of platform/ and tests")
+    };
+    tables.map(finding).collect()
+}
+
+/// `cfg(...)`, `cfg_attr(...)`, `cfg!(...)` and `cfg_select! {...}` that ask for the target.
 fn target_cfgs(code: &str, found: &mut Vec<(usize, String)>) {
-    for name in ["cfg", "cfg_attr"] {
+    for name in ["cfg", "cfg_attr", "cfg_select"] {
         for at in words(code, name) {
             let rest = &code[at + name.len()..];
-            let Some(condition) = inside(rest.strip_prefix('!').unwrap_or(rest), '(', ')') else {
+            let rest = rest.strip_prefix('!').unwrap_or(rest);
+            let brackets = [('(', ')'), ('{', '}'), ('[', ']')];
+            let Some(condition) = brackets
+                .into_iter()
+                .find_map(|(open, close)| inside(rest, open, close))
+            else {
                 continue;
             };
-            for word in TARGET_WORDS {
-                if words(condition, word).next().is_some() {
-                    found.push((
-                        at,
-                        format!("a `cfg` on `{word}` outside of platform/ and tests"),
-                    ));
-                }
+            if let Some(word) = TARGET_WORDS.iter().find(|word| asks_for(condition, word)) {
+                let what = format!("a `cfg` on `{word}` outside of platform/ and tests");
+                found.push((at, what));
             }
         }
+    }
+}
+
+/// Whether `word` stands in `condition`; whether a word begins so, if it ends in `_`.
+fn asks_for(condition: &str, word: &str) -> bool {
+    if word.ends_with('_') {
+        condition
+            .split(|char: char| !char.is_alphanumeric() && char != '_')
+            .any(|other| other.starts_with(word))
+    } else {
+        words(condition, word).next().is_some()
+    }
+}
+
+/// Other ways to depend on the target: what `std` has on some only, and what it or cargo says of the target.
+fn by_the_target(text: &str, code: &str, found: &mut Vec<(usize, String)>) {
+    let outside = |what: &str| format!("`{what}` outside of platform/ and tests");
+    for path in ["std::os", "env::consts"] {
+        for at in words(code, path) {
+            found.push((at, outside(path)));
+        }
+    }
+    for (at, _) in code.match_indices("std::{") {
+        let group = inside(&code[at + "std::".len()..], '{', '}');
+        if group.is_some_and(|group| words(group, "os").next().is_some()) {
+            found.push((at, outside("std::os")));
+        }
+    }
+    // In a string, where `code` has blanks. Not in this file, which looks for it.
+    for (at, variable) in text.match_indices(concat!("CARGO_", "CFG_")) {
+        found.push((at, outside(variable)));
     }
 }
 
@@ -213,6 +260,12 @@ mod tests {
             "#[cfg(\n    all(test, windows)\n)]",
             "#[cfg_attr(target_os = \"linux\", allow(dead_code))]",
             "if cfg!(target_family = \"wasm\") {}",
+            "cfg_if::cfg_if! { if #[cfg(target_vendor = \"apple\")] {} }",
+            "cfg_select! { windows => {} _ => {} }",
+            "#[cfg(not(target_pointer_width = \"64\"))]",
+            "use std::os::fd::AsFd;",
+            "use std::{io, os::fd::AsFd};",
+            "std::env::consts::OS == x",
         ];
         for cfg in cfgs {
             assert_found("src/a.rs", cfg, 1);
@@ -223,6 +276,25 @@ mod tests {
         }
         assert_found("src/a.rs", "#[cfg(test)] #[cfg(feature = \"unix\")]", 0);
         assert_found("src/a.rs", "use platform::unix; // #[cfg(unix)]", 0);
+        assert_found("src/a.rs", "#[cfg(not(feature = \"x\"))] fn target_os()", 0);
+        let asks_cargo = format!("env::var(\"{}OS\")", concat!("CARGO_", "CFG_TARGET_"));
+        assert_found("build.rs", &asks_cargo, 1);
+    }
+
+    #[test]
+    fn only_the_platform_and_tests_have_dependencies_for_some_targets() {
+        let all = "[dependencies]\na = \"1\"\n[dev-dependencies]\n";
+        let tests = "[target.'cfg(unix)'.dev-dependencies]\na = \"1\"\n";
+        for some in [
+            "[target.'cfg(unix)'.dependencies]\na = \"1\"\n",
+            "[target.'cfg(windows)'.build-dependencies]\n",
+            "[target.x86_64-pc-windows-gnu.dependencies.a]\n",
+        ] {
+            let text = format!("{all}{tests}{some}");
+            assert_eq!(check_manifest("Cargo.toml", &text).len(), 1, "{some}");
+            assert_eq!(check_manifest("cli/Cargo.toml", &text).len(), 1, "{some}");
+            assert!(check_manifest("platform/Cargo.toml", &text).is_empty());
+        }
     }
 
     #[test]

@@ -14,57 +14,99 @@
 //! | `wasmtime` | see [`wasmtime`] |
 
 mod clients;
-mod sysroot;
 mod wasmtime;
 
-use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use crate::suite::{Report, cargo};
+use crate::command::{cannot, output, replace, said, target_dir, words};
+use crate::suite::{Report, cargo, some_tests};
+use crate::sysroot::{self, Source, Variables};
 use crate::{Failure, setup};
 
-pub(crate) use sysroot::Source;
+pub(crate) const TARGET: sysroot::Target = sysroot::Target {
+    triple: "wasm32-wasip2",
+    libc: Some("wasi-libc"),
+    start_files: &[],
+};
 
-const TARGET: &str = "wasm32-wasip2";
-const RUSTFLAGS: &str = "CARGO_TARGET_WASM32_WASIP2_RUSTFLAGS";
-const RUNNER: &str = "CARGO_TARGET_WASM32_WASIP2_RUNNER";
+/// The package of the guests that tests run on the interface.
+const EXAMPLE_GUESTS: &str = "cachelock-example-guest";
 
-type Variables = Vec<(&'static str, OsString)>;
+/// What is handed out.
+struct Artifact {
+    /// Its package, and what else cargo is told.
+    package: &'static str,
+    flags: &'static str,
+    /// What cargo calls what it builds, and what we call it.
+    file: &'static str,
+    name: &'static str,
+    /// How many bytes it has at most: each guest loads all of them.
+    at_most: u64,
+}
 
-/// What is handed out: the package, what cargo calls what it builds, and what we call it.
-const HANDED_OUT: [(&str, &str, &str); 2] = [
-    ("cachelock-cli", "cachelock.wasm", "cachelock.wasm"),
-    (
-        "cachelock-component",
-        "cachelock_component.wasm",
-        "cachelock-component.wasm",
-    ),
-];
+const PROGRAM: Artifact = Artifact {
+    package: "cachelock-cli",
+    // No shell completes a guest. Stripped, for cargo keeps the names that a native's backtraces need.
+    flags: "--no-default-features --config profile.release.strip=true",
+    file: "cachelock.wasm",
+    name: "cachelock.wasm",
+    at_most: 900_000,
+};
+
+const COMPONENT: Artifact = Artifact {
+    package: "cachelock-component",
+    // Nothing that others who build it would have to know.
+    flags: "",
+    file: "cachelock_component.wasm",
+    name: "cachelock-component.wasm",
+    at_most: 200_000,
+};
 
 /// Builds what is for guests, and says where it is.
 pub(crate) fn build(root: &Path, source: Source) -> Result<Report, Failure> {
     let variables = toolchain(root, source)?;
     // One by one: cargo would give the features that one of them asks for to both.
-    for (package, file, name) in HANDED_OUT {
-        build_package(root, package, &variables)?;
-        let to = folder(root).join(name);
-        said(replace(&built(root).join(file), &to))?;
-        let len = fs::metadata(&to).map_or(0, |metadata| metadata.len());
-        println!("wasi: {} ({} KB)", to.display(), len / 1000);
+    for artifact in [PROGRAM, COMPONENT] {
+        build_package(root, artifact.package, artifact.flags, &variables)?;
+        let to = folder(root).join(artifact.name);
+        said(replace(&built(root).join(artifact.file), &to))?;
+        let metadata = said(fs::metadata(&to).map_err(|error| cannot("look at", &to, &error)))?;
+        println!("wasi: {} ({} KB)", to.display(), metadata.len() / 1000);
+        said(artifact.fits(metadata.len()))?;
     }
     Ok(Report::default())
 }
 
-fn build_package(root: &Path, package: &str, variables: &Variables) -> Result<(), Failure> {
-    let arguments = format!("build -p {package} --profile guest --target {TARGET}");
-    cargo(root, &arguments, variables).map(drop)
+impl Artifact {
+    fn fits(&self, len: u64) -> Result<(), String> {
+        if len <= self.at_most {
+            return Ok(());
+        }
+        let Artifact { name, at_most, .. } = self;
+        Err(format!(
+            "{name} has {len} bytes, more than the {at_most} that are promised in docs/wasi.md"
+        ))
+    }
+}
+
+fn build_package(
+    root: &Path,
+    package: &str,
+    flags: &str,
+    variables: &Variables,
+) -> Result<(), Failure> {
+    let arguments = format!(
+        "build -p {package} --release --target {} {flags}",
+        TARGET.triple
+    );
+    cargo(root, arguments.trim_end(), variables).map(drop)
 }
 
 /// Where cargo leaves what it builds for guests.
 fn built(root: &Path) -> PathBuf {
-    target_dir(root).join(TARGET).join("guest")
+    target_dir(root).join(TARGET.triple).join("release")
 }
 
 /// The conformance suite, and what the backend owes beyond it, in a guest.
@@ -77,21 +119,17 @@ pub(crate) fn conformance(root: &Path) -> Result<Report, Failure> {
     runner.push(" ");
     runner.push(scratch);
     runner.push("::/scratch");
-    variables.push((RUNNER, runner));
+    variables.push((TARGET.variable("RUNNER"), runner));
     let arguments =
         "test -p cachelock-platform -p cachelock --test wasi --test conformance --no-fail-fast";
     // A panic ends a guest before anything that was captured is shown.
-    let arguments = format!("{arguments} --target {TARGET} -- --nocapture");
+    let arguments = format!("{arguments} --target {} -- --nocapture", TARGET.triple);
     some_tests(cargo(root, &arguments, &variables)?)
 }
 
 /// Native tests that run the program as a guest.
 pub(crate) fn processes(root: &Path) -> Result<Report, Failure> {
-    let (wasmtime, guest) = runnable(root)?;
-    let variables = [
-        ("CACHELOCK_TEST_WASMTIME", wasmtime.into_os_string()),
-        ("CACHELOCK_TEST_GUEST", guest.into_os_string()),
-    ];
+    let variables = given(root)?;
     let arguments = "test -p cachelock-cli --features wasi-tests --test wasi";
     some_tests(cargo(root, arguments, &variables)?)
 }
@@ -123,7 +161,7 @@ pub(crate) struct Benchmarks {
 pub(crate) fn benchmarks(root: &Path) -> Result<Benchmarks, Failure> {
     build(root, Source::Any)?;
     let guest = "cachelock-bench-guest";
-    build_package(root, guest, &toolchain(root, Source::Any)?)?;
+    build_package(root, guest, "", &toolchain(root, Source::Any)?)?;
     Ok(Benchmarks {
         wasmtime: said(wasmtime::find(&folder(root)))?,
         guest: built(root).join("bench-guest.wasm"),
@@ -134,11 +172,38 @@ pub(crate) fn benchmarks(root: &Path) -> Result<Benchmarks, Failure> {
 
 /// A guest that imports the interface, on the component and on a host that implements it.
 pub(crate) fn interface(root: &Path) -> Result<Report, Failure> {
-    let guest = "cachelock-example-guest";
-    build_package(root, guest, &toolchain(root, Source::Any)?)?;
-    let variables = [("CACHELOCK_TEST_GUESTS", built(root))];
+    build_package(root, EXAMPLE_GUESTS, "", &toolchain(root, Source::Any)?)?;
+    let variables = given(root)?;
     let arguments = "test -p cachelock-host --features wasi-tests";
     some_tests(cargo(root, arguments, &variables)?)
+}
+
+/// Natives and guests that share one entry, for minutes. The tests say in tables what each has done.
+pub(crate) fn mixed(root: &Path) -> Result<Report, Failure> {
+    build_package(root, EXAMPLE_GUESTS, "", &toolchain(root, Source::Any)?)?;
+    let mut variables = given(root)?;
+    let program = native_program(root)?;
+    variables.push(("CACHELOCK_TEST_PROGRAM".into(), program.into_os_string()));
+    let arguments = "test -p cachelock-host --features wasi-stress --test mixed";
+    some_tests(cargo(root, arguments, &variables)?)
+}
+
+/// What tests of natives find in their environment: the runtime, the program for it, and where the other guests are.
+fn given(root: &Path) -> Result<Variables, Failure> {
+    let (wasmtime, program) = runnable(root)?;
+    Ok(vec![
+        ("CACHELOCK_TEST_WASMTIME".into(), wasmtime.into_os_string()),
+        ("CACHELOCK_TEST_GUEST".into(), program.into_os_string()),
+        ("CACHELOCK_TEST_GUESTS".into(), built(root).into_os_string()),
+    ])
+}
+
+/// The program for this machine, built as its tests build it, so that it is there already.
+fn native_program(root: &Path) -> Result<PathBuf, Failure> {
+    let variables: [(&str, &str); 0] = [];
+    let arguments = "build -p cachelock-cli --features wasi-tests";
+    cargo(root, arguments, &variables)?;
+    Ok(target_dir(root).join("debug").join("cachelock"))
 }
 
 /// Clients of the component in other languages.
@@ -148,13 +213,9 @@ pub(crate) fn clients(root: &Path) -> Result<Report, Failure> {
         println!("wasi: not tested, for want of python3 or pip3");
         return Ok(Report::default());
     }
-    // As the tests of the program build it, so that it is there already.
-    let variables: [(&str, &str); 0] = [];
-    let arguments = "build -p cachelock-cli --features wasi-tests";
-    cargo(root, arguments, &variables)?;
     let tried = clients::Tried {
         component: folder(root).join("cachelock-component.wasm"),
-        program: target_dir(root).join("debug").join("cachelock"),
+        program: native_program(root)?,
     };
     let sources = root.join("component").join("clients");
     let tests = said(clients::test(
@@ -168,37 +229,9 @@ pub(crate) fn clients(root: &Path) -> Result<Report, Failure> {
     })
 }
 
-/// A run that executes no test has shown nothing.
-fn some_tests(report: Report) -> Result<Report, Failure> {
-    if report.tests > 0 {
-        return Ok(report);
-    }
-    println!("wasi: no test was executed");
-    Err(Failure::Step)
-}
-
 /// What cargo needs in its environment to build for guests.
 fn toolchain(root: &Path, source: Source) -> Result<Variables, Failure> {
-    let mut variables = Variables::new();
-    if let Some(sysroot) = said(sysroot::find(&folder(root), source))? {
-        let mut flags = OsString::from("--sysroot=");
-        flags.push(words([sysroot.as_os_str()])?);
-        variables.push((RUSTFLAGS, flags));
-    }
-    Ok(variables)
-}
-
-/// `words` as one text, in which cargo separates them at blanks and knows no quotes.
-fn words<const N: usize>(words: [&OsStr; N]) -> Result<OsString, Failure> {
-    for word in words {
-        if word.as_encoded_bytes().contains(&b' ') {
-            println!(
-                "wasi: {word:?} has a blank in it, and cargo takes no such path; move this checkout"
-            );
-            return Err(Failure::Step);
-        }
-    }
-    Ok(words.join(OsStr::new(" ")))
+    sysroot::variables(&folder(root), &TARGET, source)
 }
 
 /// Where all of this is.
@@ -206,69 +239,15 @@ fn folder(root: &Path) -> PathBuf {
     root.join("target").join("wasi")
 }
 
-/// Where cargo builds.
-pub(crate) fn target_dir(root: &Path) -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir))
-}
-
-/// Says what went wrong.
-fn said<T>(result: Result<T, String>) -> Result<T, Failure> {
-    result.map_err(|reason| {
-        println!("wasi: {reason}");
-        Failure::Step
-    })
-}
-
-fn cannot(what: &str, path: &Path, error: &std::io::Error) -> String {
-    format!("cannot {what} {}: {error}", path.display())
-}
-
-/// What `command` prints. An error has what it complained of.
-pub(crate) fn output(command: &mut Command) -> Result<String, String> {
-    let out = command
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| format!("{:?} cannot be started: {error}", command.get_program()))?;
-    if !out.status.success() {
-        let complaint = String::from_utf8_lossy(&out.stderr);
-        return Err(format!(
-            "{command:?} ended with {}:\n{}",
-            out.status,
-            complaint.trim_end()
-        ));
-    }
-    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
-}
-
-/// Whoever runs the old `to` meanwhile keeps it.
-fn replace(from: &Path, to: &Path) -> Result<(), String> {
-    let parent = to.parent().unwrap_or(to);
-    let new = to.with_extension("new");
-    fs::create_dir_all(parent).map_err(|error| cannot("create", parent, &error))?;
-    fs::copy(from, &new).map_err(|error| cannot("copy", from, &error))?;
-    fs::rename(&new, to).map_err(|error| cannot("replace", to, &error))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_run_that_executes_no_test_is_a_failure() {
-        let ran = |tests| {
-            some_tests(Report {
-                tests,
-                ..Report::default()
-            })
-        };
-        assert!(ran(0).is_err(), "nothing was shown");
-        assert!(ran(1).is_ok_and(|report| report.tests == 1));
-    }
-
-    #[test]
-    fn what_cargo_would_split_is_refused() {
-        assert!(words(["a".as_ref(), "b c".as_ref()]).is_err());
-        let joined = words(["a".as_ref(), "b".as_ref()]);
-        assert!(joined.is_ok_and(|joined| joined == "a b"));
+    fn what_is_larger_than_promised_is_a_failure() {
+        for artifact in [PROGRAM, COMPONENT] {
+            assert!(artifact.fits(artifact.at_most).is_ok());
+            assert!(artifact.fits(artifact.at_most + 1).is_err());
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use clap::{Command, CommandFactory as _};
-use clap_complete::Shell;
+pub(crate) use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 
@@ -11,11 +11,11 @@ use crate::args::Args;
 use crate::exit::{self, Failure};
 use crate::report;
 
-pub(super) fn completions(shell: Shell) -> Result<u8, Failure> {
+pub(super) fn completions(shell: &Shell) -> Result<u8, Failure> {
     let mut command = Args::command();
     let name = command.get_name().to_owned();
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut command, name, &mut script);
+    clap_complete::generate(*shell, &mut command, name, &mut script);
     report::bytes(&script)?;
     Ok(exit::OK)
 }

@@ -7,7 +7,6 @@ use std::fmt;
 use std::fs::{self, Permissions};
 use std::io::Read as _;
 use std::os::unix::fs::{PermissionsExt as _, chown};
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, Weak};
@@ -17,11 +16,12 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 pub(crate) mod disk;
+pub(crate) mod planted;
 
-/// The user that most of these tests run the program as: root passes every test of permission.
-pub(crate) const USER: u32 = 12_345;
+/// The user that most of these tests run the program as.
+pub(crate) const USER: u32 = planted::USER;
 /// Another one.
-pub(crate) const STRANGER: u32 = 12_346;
+pub(crate) const STRANGER: u32 = planted::STRANGER;
 
 /// No run of the program may take longer.
 pub(crate) const LIMIT: Duration = Duration::from_secs(10);
@@ -81,7 +81,7 @@ pub(crate) fn myself() -> u32 {
 
 fn run_as(command: &mut Command, user: u32) {
     if user != myself() {
-        command.uid(user).gid(user);
+        planted::run_as(command, user);
     }
 }
 

@@ -88,6 +88,11 @@ impl Platform for Process {
         self.context.now() + self.context.info.origin
     }
 
+    fn can_wait(&self) -> bool {
+        // In a simulated world a wait moves the clock.
+        host::CAN_WAIT || !self.context.shared.live
+    }
+
     fn wall(&self) -> SystemTime {
         let state = self.context.peek();
         shift(state.clock.wall(), state.skews[self.context.info.index])
@@ -95,7 +100,7 @@ impl Platform for Process {
 
     fn random(&self) -> io::Result<u128> {
         if self.context.shared.live {
-            return Ok((u128::from(host::entropy()) << 64) | u128::from(host::entropy()));
+            return host::random();
         }
         Ok(self.context.peek().random128())
     }

@@ -10,6 +10,7 @@
 
 use std::any::Any;
 use std::cell::Cell;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -57,12 +58,12 @@ impl Shared {
         }
     }
 
-    /// Live worlds: waits until something has changed, or for so long.
+    /// Live worlds: waits until something has changed, or for so long. Fails where nobody could change anything meanwhile.
     pub(super) fn wait_changed<'a>(
         &'a self,
         state: Guard<'a>,
         timeout: Option<Duration>,
-    ) -> Guard<'a> {
+    ) -> io::Result<Guard<'a>> {
         host::wait(&self.changed, state, timeout)
     }
 

@@ -160,7 +160,7 @@ impl Step<'_> {
                 Block::Signal(_, Some(deadline)) => Some(deadline.saturating_sub(now)),
                 Block::Signal(_, None) | Block::Lock(_) => None,
             };
-            self.state = shared.wait_changed(self.state, timeout);
+            self.state = shared.wait_changed(self.state, timeout)?;
         } else if let Some(me) = self.thread {
             self.state.threads[me].status = Status::Blocked(on);
             self.state = shared.pass(self.state, me);

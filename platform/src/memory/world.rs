@@ -89,7 +89,8 @@ impl World {
     /// no power cut.
     #[must_use]
     pub fn live() -> Self {
-        Self::new(true, host::entropy())
+        // Only for what its boot is called; nothing outside of this memory ever sees it.
+        Self::new(true, host::random().unwrap_or_default() as u64)
     }
 
     /// The one live world that [`native`](super::native) is in.

@@ -147,7 +147,7 @@ impl Dir for UnixDir {
     fn sync(&self) -> io::Result<()> {
         meta::full_sync(self.fd.as_fd()).map_err(|error| match Errno::from_io_error(&error) {
             Some(Errno::BADF) => Errno::ACCESS.into(), // Open for names only: this user may not read the directory.
-            Some(Errno::INVAL | Errno::NOTSUP | Errno::NOSYS | Errno::NOTTY) => io::Error::new(
+            Some(errno) if meta::cannot_sync(errno) => io::Error::new(
                 io::ErrorKind::Unsupported,
                 format!("this file system cannot sync directories: {error}"),
             ),

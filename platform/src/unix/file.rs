@@ -138,9 +138,8 @@ fn retrying<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
 
 /// A lock call's error, with the several numbers for "no locks here" made one kind.
 fn lock_error(error: io::Error) -> io::Error {
-    // `ENOTSUP` and `EOPNOTSUPP` are one number on Linux and two elsewhere.
-    let no_locks = [Errno::NOLCK, Errno::NOSYS, Errno::NOTSUP, Errno::OPNOTSUPP];
-    if Errno::from_io_error(&error).is_some_and(|errno| no_locks.contains(&errno)) {
+    let means_none = |errno| errno == Errno::NOLCK || meta::is_unsupported(errno);
+    if Errno::from_io_error(&error).is_some_and(means_none) {
         return io::Error::new(
             io::ErrorKind::Unsupported,
             format!("no kernel lock on this file: {error}"),

@@ -56,8 +56,11 @@ const fn remote(name: &'static str) -> Known {
 /// File systems that may have no permission bits, so that a refusal to set them is no failure.
 const MAY_LACK_MODES: &[&str] = &[
     "9p", "cifs", "exfat", "fuse", "fusefs", "hgfs", "macfuse", "msdos", "msdosfs", "ntfs",
-    "ntfs3", "smb", "smb2", "smbfs", "vboxsf", "vfat",
+    "ntfs3", "osxfuse", "smb", "smb2", "smbfs", "vboxsf", "vfat",
 ];
+
+/// File systems that a process serves, by the names they have here.
+const FUSE: [&str; 4] = ["fuse", "fusefs", "macfuse", "osxfuse"];
 
 /// Whether the file system that `fd` is on may have no permission bits.
 pub(super) fn may_lack_modes(fd: BorrowedFd<'_>) -> bool {
@@ -66,7 +69,7 @@ pub(super) fn may_lack_modes(fd: BorrowedFd<'_>) -> bool {
 
 /// Whether `fd` is on a file system that a process serves.
 pub(super) fn is_fuse(fd: BorrowedFd<'_>) -> bool {
-    file_system(fd).is_ok_and(|found| ["fuse", "fusefs", "macfuse"].contains(&found.name.as_str()))
+    file_system(fd).is_ok_and(|found| FUSE.contains(&found.name.as_str()))
 }
 
 /// What kind of file system `fd` is on.
@@ -150,18 +153,21 @@ pub(super) fn file_system(fd: BorrowedFd<'_>) -> io::Result<FileSystem> {
         .map(|&c| c as u8)
         .take_while(|&byte| byte != 0);
     let name = String::from_utf8_lossy(&bytes.collect::<Vec<_>>()).into_owned();
-    Ok(known(&name).map_or_else(|| unknown(name), found))
+    Ok(known_name(&name).map_or_else(|| unknown(name), found))
 }
 
 /// The names of the systems' own `mount(8)`.
 #[cfg(any(
+    test,
     target_vendor = "apple",
     target_os = "freebsd",
     target_os = "dragonfly",
     target_os = "openbsd"
 ))]
-fn known(name: &str) -> Option<Known> {
-    Some(match name {
+fn known_name(name: &str) -> Option<Known> {
+    // FreeBSD adds what is behind it: `fusefs.sshfs`.
+    let family = name.split('.').next().unwrap_or(name);
+    Some(match family {
         "apfs" => trusted("apfs"),
         "hfs" => trusted("hfs"),
         "ufs" => trusted("ufs"),
@@ -180,7 +186,9 @@ fn known(name: &str) -> Option<Known> {
         "smbfs" => remote("smbfs"),
         "afpfs" => remote("afpfs"),
         "webdav" => remote("webdav"),
+        "fuse" => remote("fuse"),
         "fusefs" => remote("fusefs"),
+        "osxfuse" | "osxfusefs" => remote("osxfuse"),
         "macfuse" => remote("macfuse"),
         _ => return None,
     })
@@ -218,6 +226,33 @@ fn unknown(name: String) -> FileSystem {
 #[cfg(all(test, any(target_os = "linux", target_os = "android")))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn macos_and_the_bsds_name_theirs() {
+        for name in ["apfs", "hfs", "ufs", "ffs", "zfs"] {
+            let known = known_name(name).unwrap_or_else(|| panic!("{name} is known"));
+            assert!(known.kernel_locks && !known.remote, "{name}");
+        }
+        for name in [
+            "fuse",
+            "fusefs",
+            "fusefs.sshfs",
+            "macfuse",
+            "osxfuse",
+            "osxfusefs",
+        ] {
+            let known = known_name(name).unwrap_or_else(|| panic!("{name} is known"));
+            assert!(known.remote && !known.kernel_locks, "{name}");
+            assert!(FUSE.contains(&known.name), "{name} is served by a process");
+        }
+        for name in ["nfs", "smbfs", "afpfs", "webdav", "msdos", "exfat"] {
+            let known = known_name(name).unwrap_or_else(|| panic!("{name} is known"));
+            assert!(!known.kernel_locks, "{name}");
+        }
+        for name in ["", "nullfs", "lifs", "zfs2"] {
+            assert!(known_name(name).is_none(), "{name:?} is not known");
+        }
+    }
 
     #[test]
     fn no_remote_file_system_has_trusted_locks() {

@@ -178,13 +178,10 @@ pub(super) fn give_new_file(fd: BorrowedFd<'_>, dir: BorrowedFd<'_>) {
 
 /// Sets the permission bits; a file system that has none is left alone.
 pub(super) fn set_mode(fd: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
-    let result = retry_on_intr(|| rustix::fs::fchmod(fd, mode_bits(mode)));
-    if let Err(Errno::PERM | Errno::NOTSUP | Errno::NOSYS) = result
-        && fs_type::may_lack_modes(fd)
-    {
-        return Ok(());
+    match retry_on_intr(|| rustix::fs::fchmod(fd, mode_bits(mode))) {
+        Err(error) if cannot_set_modes(error) && fs_type::may_lack_modes(fd) => Ok(()),
+        result => Ok(result?),
     }
-    Ok(result?)
 }
 
 /// As [`widen_new_file`] for the directory `name` in `parent`. A set-group-id bit inherited from `parent` stays: it
@@ -205,9 +202,7 @@ pub(super) fn widen_new_dir(parent: BorrowedFd<'_>, name: &str, mode: u32) -> io
             let fd = retry_on_intr(|| rustix::fs::openat(parent, name, flags, Mode::empty()))?;
             Ok(retry_on_intr(|| rustix::fs::fchmod(&fd, mode))?)
         }
-        Err(Errno::PERM | Errno::NOTSUP | Errno::NOSYS) if fs_type::may_lack_modes(parent) => {
-            Ok(())
-        }
+        Err(error) if cannot_set_modes(error) && fs_type::may_lack_modes(parent) => Ok(()),
         result => Ok(result?),
     }
 }
@@ -221,9 +216,7 @@ pub(super) fn widen_new_dir(parent: BorrowedFd<'_>, name: &str, mode: u32) -> io
         return Ok(());
     };
     match retry_on_intr(|| rustix::fs::chmodat(parent, name, mode, AtFlags::SYMLINK_NOFOLLOW)) {
-        Err(Errno::PERM | Errno::NOTSUP | Errno::NOSYS) if fs_type::may_lack_modes(parent) => {
-            Ok(())
-        }
+        Err(error) if cannot_set_modes(error) && fs_type::may_lack_modes(parent) => Ok(()),
         result => Ok(result?),
     }
 }
@@ -242,10 +235,25 @@ fn wider_dir_mode(stat: &Stat, mode: u32) -> Option<Mode> {
 pub(super) fn full_sync(fd: BorrowedFd<'_>) -> io::Result<()> {
     #[cfg(target_vendor = "apple")]
     match retry_on_intr(|| rustix::fs::fcntl_fullfsync(fd)) {
-        Err(Errno::NOTSUP | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOTTY) => {}
+        Err(error) if cannot_sync(error) => {}
         result => return Ok(result?),
     }
     Ok(retry_on_intr(|| rustix::fs::fsync(fd))?)
+}
+
+/// Whether this error of a sync means that the file system does not do it, and not that it has failed.
+pub(super) fn cannot_sync(error: Errno) -> bool {
+    is_unsupported(error) || error == Errno::INVAL || error == Errno::NOTTY
+}
+
+/// Whether a call for permissions fails so where there are none.
+fn cannot_set_modes(error: Errno) -> bool {
+    is_unsupported(error) || error == Errno::PERM
+}
+
+/// `ENOTSUP` and `EOPNOTSUPP` are one number on Linux and two elsewhere.
+pub(super) fn is_unsupported(error: Errno) -> bool {
+    [Errno::NOTSUP, Errno::OPNOTSUPP, Errno::NOSYS].contains(&error)
 }
 
 /// The process's umask.

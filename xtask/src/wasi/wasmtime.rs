@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{cannot, output};
+use crate::command::{cannot, output};
 
 /// The version that tests are written for.
 const VERSION: &str = "49.0.4";

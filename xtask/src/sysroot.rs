@@ -1,4 +1,4 @@
-//! A standard library for guests.
+//! A standard library for a target that is not the machine's own.
 //!
 //! The toolchain may have it. If not, `rustup target add` is asked; nothing else ever changes the toolchain. Where that cannot
 //! download, the library is built from Debian's packages, which apt fetches with a configuration of its own:
@@ -6,9 +6,9 @@
 //! | package | what of it |
 //! | --- | --- |
 //! | `rust-src`, of exactly this compiler's version | the source, built as cargo's `-Zbuild-std` builds it |
-//! | `wasi-libc` | the C library and start files that go into each program |
+//! | a C library, where the target has none of its own | what of it goes into each program |
 //!
-//! What comes of it is a sysroot under `target/wasi/`, used with rustc's `--sysroot`. Host code, build scripts included, never
+//! What comes of it is a sysroot in a folder of the target's under `target/`, used with rustc's `--sysroot`. Host code, build scripts included, never
 //! sees it.
 
 use std::ffi::OsString;
@@ -16,7 +16,43 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{TARGET, cannot, output};
+use crate::Failure;
+use crate::command::{cannot, output, said, words};
+
+/// What to build for.
+pub(crate) struct Target {
+    pub(crate) triple: &'static str,
+    /// Debian's package of its C library, where programs need one.
+    pub(crate) libc: Option<&'static str>,
+    /// What the source of the standard library has beside it for each program's start and end.
+    pub(crate) start_files: &'static [&'static str],
+}
+
+impl Target {
+    /// The name of cargo's environment variable `of` this target.
+    pub(crate) fn variable(&self, of: &str) -> String {
+        let triple = self.triple.to_uppercase().replace('-', "_");
+        format!("CARGO_TARGET_{triple}_{of}")
+    }
+}
+
+/// What is put into cargo's environment.
+pub(crate) type Variables = Vec<(String, OsString)>;
+
+/// What cargo needs in its environment to build for `target`, whose own folder is `folder`.
+pub(crate) fn variables(
+    folder: &Path,
+    target: &Target,
+    source: Source,
+) -> Result<Variables, Failure> {
+    let mut variables = Variables::new();
+    if let Some(sysroot) = said(find(folder, target, source))? {
+        let mut flags = OsString::from("--sysroot=");
+        flags.push(words([sysroot.as_os_str()])?);
+        variables.push((target.variable("RUSTFLAGS"), flags));
+    }
+    Ok(variables)
+}
 
 /// Suites that have been seen to carry compilers this new, those first that are quick to look through.
 const SUITES: [&str; 5] = [
@@ -36,9 +72,9 @@ pub(crate) enum Source {
 }
 
 /// The sysroot to be used; `None` for the toolchain's own.
-pub(super) fn find(folder: &Path, source: Source) -> Result<Option<PathBuf>, String> {
+fn find(folder: &Path, target: &Target, source: Source) -> Result<Option<PathBuf>, String> {
     let compiler = Compiler::ask()?;
-    if source == Source::Any && compiler.has_target()? {
+    if source == Source::Any && compiler.has_target(target)? {
         return Ok(None);
     }
     let sysroot = folder.join("sysroot").join(&compiler.version);
@@ -47,19 +83,20 @@ pub(super) fn find(folder: &Path, source: Source) -> Result<Option<PathBuf>, Str
     }
     let mut reasons = Vec::new();
     if source == Source::Any {
-        println!("wasi: rustup target add {TARGET}");
-        match output(Command::new("rustup").args(["target", "add", TARGET])) {
-            Ok(_) if compiler.has_target()? => return Ok(None),
+        println!("xtask: rustup target add {}", target.triple);
+        match output(Command::new("rustup").args(["target", "add", target.triple])) {
+            Ok(_) if compiler.has_target(target)? => return Ok(None),
             Ok(_) => reasons.push("rustup's toolchain is not the one that is used".to_owned()),
             Err(reason) => reasons.push(reason),
         }
     }
-    match build(folder, &sysroot, &compiler) {
+    match build(folder, target, &sysroot, &compiler) {
         Ok(()) => Ok(Some(sysroot)),
         Err(reason) => {
             reasons.push(reason);
             Err(format!(
-                "no standard library for {TARGET} can be had.\n{}",
+                "no standard library for {} can be had.\n{}",
+                target.triple,
                 reasons.join("\n")
             ))
         }
@@ -92,8 +129,10 @@ impl Compiler {
         })
     }
 
-    fn has_target(&self) -> Result<bool, String> {
-        let dir = output(rustc().args(["--print", "target-libdir", "--target", TARGET]))?;
+    fn has_target(&self, target: &Target) -> Result<bool, String> {
+        let mut ask = rustc();
+        ask.args(["--print", "target-libdir", "--target", target.triple]);
+        let dir = output(&mut ask)?;
         let Ok(entries) = fs::read_dir(dir.trim()) else {
             return Ok(false);
         };
@@ -109,39 +148,64 @@ fn rustc() -> Command {
     Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
 }
 
-fn build(folder: &Path, sysroot: &Path, compiler: &Compiler) -> Result<(), String> {
+fn build(
+    folder: &Path,
+    target: &Target,
+    sysroot: &Path,
+    compiler: &Compiler,
+) -> Result<(), String> {
     let packages = folder.join("debian");
     let unpacked = packages.join("unpacked");
-    fetch(&packages, &unpacked, compiler)?;
-    println!("wasi: building the standard library for {TARGET}");
+    fetch(&packages, &unpacked, target, compiler)?;
+    println!("xtask: building the standard library for {}", target.triple);
     let _ = fs::remove_dir_all(sysroot);
     let rustlib = sysroot.join("lib").join("rustlib");
     let host = compiler.sysroot.join("lib/rustlib").join(&compiler.host);
     link(&host, &rustlib.join(&compiler.host))?;
     link(&source_of(&unpacked)?, &rustlib.join("src").join("rust"))?;
 
-    let built = build_std(&folder.join("std"), sysroot)?;
-    let lib = rustlib.join(TARGET).join("lib");
+    let built = build_std(&folder.join("std"), target, sysroot)?;
+    let lib = rustlib.join(target.triple).join("lib");
     copy_all(&built, &lib, |name| {
         name.ends_with(".rlib") && !name.starts_with(&format!("lib{EMPTY}-"))
     })?;
-    let libc = unpacked.join("usr/lib").join(TARGET);
-    copy_all(&libc, &lib.join("self-contained"), |name| {
-        name.ends_with(".a") || name.ends_with(".o")
-    })?;
+    if target.libc.is_some() {
+        let libc = unpacked.join("usr/lib").join(target.triple);
+        copy_all(&libc, &lib.join("self-contained"), |name| {
+            name.ends_with(".a") || name.ends_with(".o")
+        })?;
+    }
+    let start_files = source_of(&unpacked)?.join("library").join("rtstartup");
+    for name in target.start_files {
+        let mut compile = rustc();
+        compile.args(["--crate-type", "rlib", "--emit", "obj"]);
+        compile.args(["--target", target.triple, "-o"]);
+        compile.arg(lib.join(name).with_extension("o"));
+        compile.arg(start_files.join(name).with_extension("rs"));
+        // The features of this compiler.
+        output(compile.env("RUSTC_BOOTSTRAP", "1"))?;
+    }
     let stamp = sysroot.join(STAMP);
     fs::write(&stamp, "").map_err(|error| cannot("write", &stamp, &error))
 }
 
-/// The two packages, unpacked. Nothing of the machine's own apt is changed: it is only asked where it gets Debian from.
-fn fetch(folder: &Path, unpacked: &Path, compiler: &Compiler) -> Result<(), String> {
+/// The packages, unpacked. Nothing of the machine's own apt is changed: it is only asked where it gets Debian from.
+fn fetch(
+    folder: &Path,
+    unpacked: &Path,
+    target: &Target,
+    compiler: &Compiler,
+) -> Result<(), String> {
     let _ = fs::remove_dir_all(folder);
     let apt = Apt::new(folder)?;
     let repository = apt.repository()?;
     let wanted = format!("{}+dfsg", compiler.version);
     let mut looked = Vec::new();
     for suite in SUITES {
-        println!("wasi: looking for rust-src {} in {suite}", compiler.version);
+        println!(
+            "xtask: looking for rust-src {} in {suite}",
+            compiler.version
+        );
         if let Err(reason) = apt.use_suite(&repository, suite) {
             // The name of the repository's host is nobody's business.
             let reason = reason.lines().last().unwrap_or_default();
@@ -150,17 +214,25 @@ fn fetch(folder: &Path, unpacked: &Path, compiler: &Compiler) -> Result<(), Stri
             continue;
         }
         let sources = apt.versions("rust-src")?;
-        let libc = apt.versions("wasi-libc")?;
         let source = sources.iter().find(|version| version.starts_with(&wanted));
-        let (Some(source), Some(_)) = (source, libc.first()) else {
-            looked.push(format!("{suite}: rust-src {sources:?}, wasi-libc {libc:?}"));
-            continue;
-        };
-        return apt.download(&[&format!("rust-src={source}"), "wasi-libc"], unpacked);
+        let mut packages =
+            source.map_or_else(Vec::new, |source| vec![format!("rust-src={source}")]);
+        let mut there = source.is_some();
+        if let Some(libc) = target.libc {
+            there &= !apt.versions(libc)?.is_empty();
+            packages.push(libc.to_owned());
+        }
+        if there {
+            return apt.download(&packages, unpacked);
+        }
+        looked.push(format!("{suite}: rust-src {sources:?}"));
     }
     Err(format!(
-        "no suite of Debian has rust-src {} and wasi-libc:\n  {}",
+        "no suite of Debian has rust-src {}{}:\n  {}",
         compiler.version,
+        target
+            .libc
+            .map_or_else(String::new, |libc| format!(" and {libc}")),
         looked.join("\n  ")
     ))
 }
@@ -250,7 +322,7 @@ impl Apt {
         Ok(table.lines().filter_map(version).collect())
     }
 
-    fn download(&self, packages: &[&str], to: &Path) -> Result<(), String> {
+    fn download(&self, packages: &[String], to: &Path) -> Result<(), String> {
         let folder = self.folder.join("packages");
         let mut download = self.with_own_sources("apt-get");
         download.arg("download").args(packages).current_dir(&folder);
@@ -283,7 +355,7 @@ fn source_of(unpacked: &Path) -> Result<PathBuf, String> {
 const EMPTY: &str = "empty";
 
 /// Builds std from the source in `sysroot`, and returns the folder with its libraries.
-fn build_std(folder: &Path, sysroot: &Path) -> Result<PathBuf, String> {
+fn build_std(folder: &Path, target: &Target, sysroot: &Path) -> Result<PathBuf, String> {
     let write = |name: &str, text: &str| {
         let path = folder.join(name);
         let parent = path.parent().unwrap_or(folder);
@@ -304,7 +376,7 @@ fn build_std(folder: &Path, sysroot: &Path) -> Result<PathBuf, String> {
     let compiler = rustc().get_program().to_owned();
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
-        .args(["build", "--release", "--target", TARGET])
+        .args(["build", "--release", "--target", target.triple])
         .arg("-Zbuild-std=std,panic_abort,test")
         .current_dir(folder)
         // The features of this compiler, as std itself is built with.
@@ -316,7 +388,10 @@ fn build_std(folder: &Path, sysroot: &Path) -> Result<PathBuf, String> {
         .env("RUSTFLAGS", "-Cembed-bitcode=yes")
         .env("CARGO_TARGET_DIR", folder.join("target"));
     output(&mut cargo)?;
-    Ok(folder.join("target").join(TARGET).join("release/deps"))
+    Ok(folder
+        .join("target")
+        .join(target.triple)
+        .join("release/deps"))
 }
 
 fn link(to: &Path, at: &Path) -> Result<(), String> {

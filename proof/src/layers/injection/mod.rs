@@ -1,0 +1,297 @@
+//! Layer 5: the real program, native and as a guest, with something injected at its system calls.
+//!
+//! `strace` kills the program before a call, or makes the call fail. Which calls there are is told by runs in which nothing
+//! fails: the calls of the main thread from the one that reaches the cache on, each by its name and by how many of that name
+//! the thread has made. Only those count that several such runs have in common. The main thread is the one that acquires,
+//! publishes, releases and recovers; a kill ends the others with it, at whatever they are.
+//!
+//! The runs are refreshes: of an old entry; of one whose last holder was killed between its two renames, with and without the
+//! kernel lock; and one that waits for the lease of a dead guest. After each of them:
+//!
+//! - the injection has hit (else the layer fails);
+//! - the payload is the old one or the new one, as the program said, by its bytes and by `read`;
+//! - an error has one of the documented exit codes, names a path in the cache, and says what to do if that is known;
+//! - the next refresh works, at once or after the short lease of a dead guest, and nothing is left.
+
+mod scene;
+mod trace;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use crate::layer::{Broken, Control, Count, Layer, Outcome, Plan, Size};
+use crate::place::{Kind, Place};
+use crate::random::Random;
+
+use scene::{Before, Ended, Injected, NEW, Programs, Runner, Scene, Stage};
+use trace::Point;
+
+const ERRORS: [&str; 7] = [
+    "ENOSPC",
+    "EIO",
+    "EACCES",
+    "EMFILE",
+    "ENOLCK",
+    "EOPNOTSUPP",
+    "EINTR",
+];
+
+/// How often one that has not hit is tried: other threads decide how often the main one waits for them.
+const TRIES: usize = 3;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Injection;
+
+/// One injection.
+#[derive(Debug, Clone)]
+struct Case {
+    scene: Scene,
+    point: Point,
+    injected: Injected,
+}
+
+impl Layer for Injection {
+    fn number(&self) -> u32 {
+        5
+    }
+
+    fn name(&self) -> &'static str {
+        "injection"
+    }
+
+    fn run(&self, plan: &Plan) -> Result<Outcome, Broken> {
+        let programs = programs(plan)?;
+        let place = Place::on(Kind::Tmpfs)?;
+        let cases = cases(plan, place.path(), &programs)?;
+        // And each that is planned: one that is not done breaks the layer.
+        let target = plan.size.pick(60, 600, 6000);
+        let some = plan.size.pick(1, 60, 600);
+        let done = inject_all(plan, place.path(), &programs, &cases)?;
+        for (kind, times) in &done {
+            println!("{kind}: {times}");
+        }
+        let counted = |word: &str| -> u64 {
+            let of = done.iter().filter(|(kind, _)| kind.contains(word));
+            of.map(|(_, times)| times).sum()
+        };
+        Ok(Outcome {
+            counts: vec![
+                Count::new("injections at system calls", counted(""), target),
+                Count::new("of them kills", counted("Kill"), some),
+                Count::new("of them into guests", counted("Guest"), some),
+            ],
+            controls: controls(place.path(), &programs)?,
+        })
+    }
+}
+
+fn programs(plan: &Plan) -> Result<Programs, Broken> {
+    let (Some(native), Some(guest)) = (&plan.program, &plan.guest) else {
+        let needs = "it needs --program FILE, --wasmtime FILE and --guest FILE";
+        return Err(Broken(needs.to_owned()));
+    };
+    let strace = std::process::Command::new("strace").arg("-V").output();
+    strace.map_err(|error| Broken(format!("it needs strace: {error}")))?;
+    let absolute = |path: &Path| {
+        fs::canonicalize(path).map_err(|error| Broken(format!("{}: {error}", path.display())))
+    };
+    Ok(Programs {
+        native: absolute(native)?,
+        guest: crate::layer::Guest {
+            wasmtime: absolute(&guest.wasmtime)?,
+            program: absolute(&guest.program)?,
+        },
+    })
+}
+
+/// All injections of this plan, in an order that the seed decides.
+fn cases(plan: &Plan, dir: &Path, programs: &Programs) -> Result<Vec<Case>, Broken> {
+    let durabilities: &[&str] = match plan.size {
+        Size::Long => &["none", "data", "full"],
+        // It makes all calls that the others make.
+        _ => &["full"],
+    };
+    let mut random = Random::new(plan.seed);
+    let mut cases = Vec::new();
+    for durability in durabilities {
+        for (runner, before) in [
+            (Runner::Native, Before::Entry),
+            (Runner::Native, Before::DeadNative),
+            (Runner::Native, Before::DeadGuest),
+            (Runner::Native, Before::DyingGuest),
+            (Runner::Guest, Before::Entry),
+            (Runner::Guest, Before::DeadGuest),
+        ] {
+            let scene = Scene {
+                runner,
+                before,
+                durability,
+            };
+            let broken = |why: String| Broken(format!("{scene:?}: {why}"));
+            let dir = dir.join(format!("dry-{}", cases.len()));
+            let stage = Stage::set(dir, scene, programs).map_err(broken)?;
+            let points = stage.points().map_err(broken)?;
+            println!("{scene:?}: {} calls", points.len());
+            if points.len() < 40 {
+                return Err(broken(format!("so few calls are no refresh: {points:?}")));
+            }
+            for point in points {
+                let mut add = |injected| {
+                    cases.push(Case {
+                        scene,
+                        point: point.clone(),
+                        injected,
+                    });
+                };
+                add(Injected::Kill);
+                if !point.is_of_files() {
+                    continue;
+                }
+                // Two of them for each call of a recovery, or all.
+                let first = random.below(ERRORS.len() as u64) as usize;
+                let some = match (plan.size, before) {
+                    (Size::Long, _) | (_, Before::Entry) => ERRORS.len(),
+                    _ => 2,
+                };
+                for n in 0..some {
+                    add(Injected::Error(ERRORS[(first + n * 3) % ERRORS.len()]));
+                }
+            }
+        }
+    }
+    for last in (1..cases.len()).rev() {
+        cases.swap(last, random.below(last as u64 + 1) as usize);
+    }
+    if plan.size == Size::Short {
+        cases.truncate(60);
+    }
+    Ok(cases)
+}
+
+/// How many injections there were of each kind.
+type Done = BTreeMap<String, u64>;
+
+fn inject_all(
+    plan: &Plan,
+    dir: &Path,
+    programs: &Programs,
+    cases: &[Case],
+) -> Result<Done, Broken> {
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new(Done::new());
+    let found = Mutex::new(Vec::new());
+    let work = |worker: usize| -> Result<(), String> {
+        let mut stages: BTreeMap<Scene, Stage> = BTreeMap::new();
+        while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if !stages.contains_key(&case.scene) {
+                let dir = dir.join(format!("{worker}-{}", stages.len()));
+                let stage = Stage::set(dir, case.scene, programs)?;
+                stages.insert(case.scene, stage);
+            }
+            if let Err(why) = inject(&stages[&case.scene], case) {
+                println!("{why}");
+                locked(&found).push(why);
+                continue;
+            }
+            let kind = match case.injected {
+                Injected::Kill => format!("{:?}, Kill", case.scene.runner),
+                Injected::Error(error) => format!("{:?}, {error}", case.scene.runner),
+            };
+            *locked(&done).entry(kind).or_default() += 1;
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let work = &work;
+        // Some of them only wait for a lease.
+        let workers: Vec<_> = (0..plan.jobs * 2)
+            .map(|worker| scope.spawn(move || work(worker)))
+            .collect();
+        for worker in workers {
+            let panicked = |_| Err("a thread of this layer panicked".to_owned());
+            worker.join().unwrap_or_else(panicked).map_err(Broken)?;
+        }
+        Ok(())
+    })?;
+    let found = locked(&found);
+    if let Some(first) = found.first() {
+        let (seed, times) = (plan.seed, found.len());
+        return Err(Broken(format!(
+            "seed {seed}: {times} of them, first: {first}"
+        )));
+    }
+    Ok(std::mem::take(&mut locked(&done)))
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn inject(stage: &Stage, case: &Case) -> Result<(), String> {
+    for _ in 0..TRIES {
+        match stage.inject(case.injected, &case.point, |_| {})? {
+            Ended::Well => return Ok(()),
+            Ended::NeverFired => {}
+        }
+    }
+    Err(format!("never hit: {case:?}"))
+}
+
+/// Planted defects.
+fn controls(dir: &Path, programs: &Programs) -> Result<Vec<Control>, Broken> {
+    let scene = |runner| Scene {
+        runner,
+        before: Before::Entry,
+        durability: "data",
+    };
+    let set =
+        |name: &str, runner| Stage::set(dir.join(name), scene(runner), programs).map_err(Broken);
+    let native = set("control", Runner::Native)?;
+    let points = native.points().map_err(Broken)?;
+    let release = points.iter().rfind(|point| point.call == "unlinkat");
+    let release = release.ok_or_else(|| Broken("a release unlinks nothing".to_owned()))?;
+    let never = Case {
+        scene: scene(Runner::Native),
+        point: Point {
+            ordinal: 10_000,
+            ..release.clone()
+        },
+        injected: Injected::Error("EIO"),
+    };
+    let unnoticed = inject(&native, &never).is_ok();
+
+    // Behind the program's back, and no length changes.
+    let tear = |entry: &Path| drop(fs::write(entry, NEW.replace('o', "0")));
+    let torn = native.inject(Injected::Kill, release, tear);
+
+    let in_place = set("in-place", Runner::InPlace)?;
+    let points = in_place.points().map_err(Broken)?;
+    let mut harmed = Vec::new();
+    for point in &points {
+        if let Err(why) = in_place.inject(Injected::Kill, point, |_| {}) {
+            harmed.push(why);
+        }
+    }
+    println!(
+        "planted: cp in the program's place, killed at {} calls: {} times noticed, first: {}",
+        points.len(),
+        harmed.len(),
+        harmed.first().map_or("-", |why| why)
+    );
+    Ok(vec![
+        Control::new("an injection that never hits", !unnoticed),
+        Control::new(
+            "a payload torn behind the program's back",
+            torn.is_err_and(|why| why.contains("the payload is")),
+        ),
+        Control::new(
+            "cp in the program's place, killed in the middle",
+            harmed.iter().any(|why| why.contains("the payload is \"\"")),
+        ),
+    ])
+}

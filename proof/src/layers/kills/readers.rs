@@ -1,0 +1,109 @@
+//! Two threads that read all the time: one through a [`cachelock::Reader`], one anew each time and past the library.
+
+use std::fs;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use cachelock::{Entry, Verification};
+
+use super::ground::{Fault, FaultKind};
+use super::payload::origin_of;
+
+/// Between two reads, so that there is time for anything else.
+const PAUSE: Duration = Duration::from_micros(500);
+
+#[derive(Default)]
+struct Shared {
+    ends: AtomicBool,
+    floor: AtomicU64,
+    reads: AtomicU64,
+    fault: Mutex<Option<Fault>>,
+}
+
+/// The threads; they end when this is dropped.
+#[derive(Default)]
+pub(super) struct Readers {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Readers {
+    pub(super) fn start(entry: &Entry) -> io::Result<Self> {
+        let mut readers = Readers::default();
+        for remembers in [true, false] {
+            let (entry, shared) = (entry.clone(), readers.shared.clone());
+            let thread = thread::Builder::new().spawn(move || {
+                if let Err(fault) = read_on(&entry, &shared, remembers) {
+                    let mut found = shared.fault.lock().unwrap_or_else(PoisonError::into_inner);
+                    found.get_or_insert(fault);
+                }
+            });
+            readers.threads.push(thread?);
+        }
+        Ok(readers)
+    }
+
+    /// No read that begins from now on may be older.
+    pub(super) fn set_floor(&self, generation: u64) {
+        self.shared.floor.fetch_max(generation, Ordering::SeqCst);
+    }
+
+    pub(super) fn reads(&self) -> u64 {
+        self.shared.reads.load(Ordering::Relaxed)
+    }
+
+    /// What they have found wrong.
+    pub(super) fn check(&self) -> Result<(), Fault> {
+        let found = self.shared.fault.lock();
+        match &*found.unwrap_or_else(PoisonError::into_inner) {
+            Some(fault) => Err(fault.clone()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Readers {
+    fn drop(&mut self) {
+        self.shared.ends.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn read_on(entry: &Entry, shared: &Shared, remembers: bool) -> Result<(), Fault> {
+    let torn = |why: String| FaultKind::Torn.with(format!("a reader: {why}"));
+    let mut reader = entry.reader();
+    let mut last = 0;
+    while !shared.ends.load(Ordering::Relaxed) {
+        last = last.max(shared.floor.load(Ordering::SeqCst));
+        let read = match remembers {
+            true => reader.read(),
+            false => entry.read(),
+        };
+        let snapshot = read.map_err(|error| torn(error.to_string()))?;
+        let snapshot = snapshot.ok_or_else(|| torn("there is nothing".to_owned()))?;
+        origin_of(&snapshot).map_err(torn)?;
+        let meta = snapshot.meta();
+        if meta.verification != Verification::Verified {
+            return Err(torn(meta.verification.name().to_owned()));
+        }
+        let generation = meta.generation.unwrap_or_default();
+        if generation < last {
+            let text = format!("a reader sees generation {generation} after {last}");
+            return Err(FaultKind::Generation.with(text));
+        }
+        last = generation;
+        if !remembers {
+            let bytes = fs::read(entry.path()).map_err(|error| torn(error.to_string()))?;
+            origin_of(&bytes).map_err(torn)?;
+            shared.reads.fetch_add(1, Ordering::Relaxed);
+        }
+        shared.reads.fetch_add(1, Ordering::Relaxed);
+        thread::sleep(PAUSE);
+    }
+    Ok(())
+}

@@ -1,0 +1,42 @@
+//! The steps of `cargo xtask test check`: targets that can be compiled for here and not run.
+//!
+//! Nothing is linked, so no tools of these systems are needed. One member of the workspace is left out, `cachelock-host`:
+//! wasmtime compiles C, for which the systems' compilers and headers would be needed.
+
+use std::path::Path;
+
+use crate::Failure;
+use crate::suite::{Report, cargo};
+use crate::sysroot::{self, Source, Target};
+
+pub(crate) const MACOS: Target = Target {
+    triple: "aarch64-apple-darwin",
+    libc: None,
+    start_files: &[],
+};
+
+pub(crate) const FREEBSD: Target = Target {
+    triple: "x86_64-unknown-freebsd",
+    libc: None,
+    start_files: &[],
+};
+
+pub(crate) fn macos(root: &Path) -> Result<Report, Failure> {
+    clippy(root, &MACOS)
+}
+
+pub(crate) fn freebsd(root: &Path) -> Result<Report, Failure> {
+    clippy(root, &FREEBSD)
+}
+
+/// Libraries, programs, tests, benches and examples, without a warning.
+fn clippy(root: &Path, target: &Target) -> Result<Report, Failure> {
+    let folder = root.join("target").join("check").join(target.triple);
+    let variables = sysroot::variables(&folder, target, Source::Any)?;
+    let arguments = format!(
+        "clippy --workspace --exclude cachelock-host --all-targets \
+         --all-features --target {} -- -D warnings",
+        target.triple
+    );
+    cargo(root, &arguments, &variables)
+}
