@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use cachelock_platform::{File, Metadata};
-use xxhash_rust::xxh3::xxh3_128;
 
 use crate::cache::Entry;
 use crate::error::{Error, Result};
@@ -24,7 +23,6 @@ use crate::root::Root;
 use crate::state::{FoundTag, Mismatches, PIECE, Payload, TagState, Version, record_of};
 use crate::stream::{Source, Stream};
 use crate::tag::{Content, Record, Validators};
-use crate::transfer::read_whole;
 
 /// A payload in memory, with what is known about it. Cheap to clone; dereferences to its bytes.
 #[derive(Debug, Clone)]
@@ -34,9 +32,9 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    pub(crate) fn new(bytes: Vec<u8>, meta: Meta) -> Self {
+    pub(crate) fn new(bytes: Arc<[u8]>, meta: Meta) -> Self {
         Snapshot {
-            bytes: bytes.into(),
+            bytes,
             meta: Arc::new(meta),
         }
     }
@@ -101,7 +99,7 @@ pub(crate) trait Intake {
 }
 
 pub(crate) struct Whole {
-    bytes: Vec<u8>,
+    bytes: Arc<[u8]>,
     file: Box<dyn File>,
     metadata: Metadata,
 }
@@ -110,12 +108,8 @@ impl Intake for Whole {
     type Output = (Snapshot, Box<dyn File>, Metadata);
 
     fn take(payload: Payload) -> io::Result<(Content, Self)> {
+        let (content, bytes) = payload.take_in()?;
         let Payload { file, metadata } = payload;
-        let bytes = read_whole(&*file, metadata.len)?;
-        let content = Content::Value {
-            len: bytes.len() as u64,
-            hash: xxh3_128(&bytes),
-        };
         Ok((
             content,
             Whole {
@@ -137,11 +131,7 @@ impl Intake for Source {
     fn take(payload: Payload) -> io::Result<(Content, Self)> {
         // What the name stands for later may be another payload: then memory is the only place where this one stays.
         if payload.metadata.len <= PIECE as u64 || !payload.file.is_pinned() {
-            let bytes = read_whole(&*payload.file, payload.metadata.len)?;
-            let content = Content::Value {
-                len: bytes.len() as u64,
-                hash: xxh3_128(&bytes),
-            };
+            let (content, bytes) = payload.take_in()?;
             return Ok((content, Source::Memory(bytes)));
         }
         Ok((payload.hash()?, Source::File(payload.file)))
