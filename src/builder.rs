@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cachelock_platform::Platform;
@@ -205,6 +205,7 @@ impl CacheBuilder {
             path,
             options: self.options,
             counters: Counters::default(),
+            synced_above: Mutex::default(),
         });
         #[cfg(feature = "metrics")]
         crate::facade::describe();

@@ -60,7 +60,8 @@ pub enum ErrorKind {
     StorageFull,
     /// The payload's length is not the one that the caller announced.
     LengthMismatch,
-    /// Published and visible to all, but the directory could not be synced: it may be gone after a power loss.
+    /// Published and visible to all, but the directory could not be synced, so it may be gone after a power loss; or what an
+    /// absent entry was before could not be removed.
     NotDurable,
     /// A value is beyond what the format can hold.
     Limit,
@@ -142,8 +143,9 @@ enum Repr {
         expected: u64,
         written: u64,
     },
-    #[error("{} was published, but its directory could not be synced, so a power loss may undo it: {source}", path.display())]
-    NotDurable { path: PathBuf, source: io::Error },
+    #[error("{} was published, but {doubt}: {source}", path.display())]
+    #[rustfmt::skip]
+    NotDurable { path: PathBuf, doubt: &'static str, source: io::Error },
     #[error("{}: {reason}", path.display())]
     Limit { path: PathBuf, reason: String },
     #[error("the refresh of {} failed before ({reason}), so what was written cannot be published; restart it or begin another", path.display())]
@@ -284,12 +286,10 @@ impl Error {
         .into()
     }
 
-    pub(crate) fn not_durable(path: &Path, source: io::Error) -> Self {
-        Repr::NotDurable {
-            path: path.into(),
-            source,
-        }
-        .into()
+    /// `doubt` completes "was published, but".
+    #[rustfmt::skip]
+    pub(crate) fn published_but(path: &Path, doubt: &'static str, source: io::Error) -> Self {
+        Repr::NotDurable { path: path.into(), doubt, source }.into()
     }
 
     pub(crate) fn limit(path: &Path, reason: impl Into<String>) -> Self {

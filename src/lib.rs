@@ -54,6 +54,7 @@ mod cache;
 mod cancel;
 mod context;
 mod control;
+mod durable;
 mod error;
 mod events;
 #[cfg(feature = "metrics")]
@@ -65,6 +66,9 @@ mod meta;
 mod metrics;
 mod mutation;
 mod name;
+#[cfg(feature = "mutations")]
+#[doc(hidden)]
+pub mod parsers;
 mod policy;
 mod publish;
 mod published;

@@ -9,6 +9,7 @@ use xxhash_rust::xxh3::{Xxh3Default, xxh3_128};
 use crate::context::Context;
 use crate::control::{found, open_existing};
 use crate::error::{Error, Result};
+use crate::lock;
 use crate::mutation::Mutation;
 use crate::name::EntryName;
 use crate::root::{Root, tag_path};
@@ -274,6 +275,17 @@ pub(crate) fn record_of<'t>(
 /// The record that the payload on disk is, for the holder of the lock: decided by length, and by hash where lengths do not
 /// decide. What matches neither record becomes one of its own.
 pub(crate) fn current_record(cx: &Context, root: &Root, name: &EntryName) -> Result<Record> {
+    loop {
+        match current_record_once(cx, root, name) {
+            // Replaced while it was read, where a handle stands for a name: this holder is overtaken, and finds out when it
+            // goes on.
+            Err(error) if lock::is_gone(&error) => {}
+            found => return found,
+        }
+    }
+}
+
+fn current_record_once(cx: &Context, root: &Root, name: &EntryName) -> Result<Record> {
     let path = || cx.path.join(name.as_str());
     let payload = Payload::open(cx, root, name)?;
     let found = FoundTag::read(cx, root, name)?;

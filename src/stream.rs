@@ -13,8 +13,8 @@ use crate::meta::Meta;
 use crate::read::Snapshot;
 use crate::transfer::read_whole;
 
-/// A payload that was verified and can be read in pieces, with constant memory (in a WASI guest all of it is in memory). It
-/// stays this payload, whatever is published meanwhile.
+/// A payload that was verified and can be read in pieces. It stays this payload, whatever is published meanwhile. Takes constant
+/// memory, but all of the payload's in a WASI guest, and on Windows where no open file can be replaced.
 pub struct Stream {
     source: Source,
     at: u64,

@@ -107,6 +107,11 @@ impl Record {
     }
 }
 
+/// Whether a validator's key is read back as it is written.
+fn is_validator(key: &str) -> bool {
+    !key.is_empty() && !key.contains('=')
+}
+
 /// Refuses validators that a tag cannot hold; `path` is the entry's.
 pub(crate) fn check_validators(path: &Path, validators: &Validators) -> Result<()> {
     let size: usize = validators
@@ -119,10 +124,7 @@ pub(crate) fn check_validators(path: &Path, validators: &Validators) -> Result<(
             format!("its validators have {size} bytes, more than {VALIDATORS_MAX}"),
         ));
     }
-    if validators
-        .keys()
-        .any(|key| key.is_empty() || key.contains('='))
-    {
+    if !validators.keys().all(|key| is_validator(key)) {
         return Err(Error::limit(
             path,
             "a validator's key is empty or holds `=`",
@@ -200,8 +202,11 @@ impl<'a> Draft<'a> {
             "took_ms" => self.took_ms = Some(text::number(key, value)?),
             "validator" => {
                 let (key, value) = value.split_once('=').ok_or("a validator has no value")?;
-                self.validators
-                    .insert(text::unescape(key)?, text::unescape(value)?);
+                let key = text::unescape(key)?;
+                if !is_validator(&key) {
+                    return Err(format!("it has a validator {key:?}"));
+                }
+                self.validators.insert(key, text::unescape(value)?);
             }
             "key" => self.key = Some(Key::of_tag(text::unescape_bytes(value)?)),
             _ => {}
@@ -358,6 +363,16 @@ mod tests {
             )
             .is_err()
         );
+    }
+
+    #[test]
+    fn a_validator_that_would_be_read_back_otherwise_is_none() {
+        let mut writer = Writer::new(FORMAT);
+        Record::missing(0).write(&mut writer, "previous");
+        Record::missing(1).write(&mut writer, "next");
+        writer.raw("validator", "a%3db=c");
+        let error = Tag::decode(writer.finish().as_bytes()).expect_err("no such key");
+        assert!(error.contains("a=b"), "{error}");
     }
 
     #[test]

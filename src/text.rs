@@ -75,9 +75,7 @@ impl<'a> Lines<'a> {
             return Err("its check is missing".into());
         }
         let check = rest[CHECK.len()..].lines().next().unwrap_or_default();
-        if check.len() != 16
-            || u128::from_str_radix(check, 16) != Ok(xxh3_64(body.as_bytes()).into())
-        {
+        if check.len() != 16 || unsigned(check, 16) != Some(xxh3_64(body.as_bytes()).into()) {
             return Err("its check does not match".into());
         }
         let mut lines = body.lines();
@@ -102,14 +100,20 @@ pub(crate) fn number<T: TryFrom<u128>>(key: &str, value: &str) -> Result<T, Stri
 
 /// A decimal number of any type, by one parser for all.
 pub(crate) fn digits<T: TryFrom<u128>>(text: &str) -> Option<T> {
-    text.parse::<u128>().ok()?.try_into().ok()
+    unsigned(text, 10)?.try_into().ok()
+}
+
+/// The parser of `std` takes a sign, too, and we never write one.
+fn unsigned(text: &str, radix: u32) -> Option<u128> {
+    let digits = Some(text).filter(|text| !text.starts_with('+'))?;
+    u128::from_str_radix(digits, radix).ok()
 }
 
 pub(crate) fn hex(key: &str, value: &str) -> Result<u128, String> {
     if value.len() != 32 {
         return Err(format!("its {key} {value:?} does not have 32 digits"));
     }
-    u128::from_str_radix(value, 16).map_err(|_| format!("its {key} {value:?} is not hexadecimal"))
+    unsigned(value, 16).ok_or_else(|| format!("its {key} {value:?} is not hexadecimal"))
 }
 
 /// Escapes spaces too, so that a value can be one word of several on a line.
@@ -167,6 +171,26 @@ fn badly_escaped(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_number_with_a_sign_is_none() {
+        assert_eq!(digits::<u64>("17"), Some(17));
+        assert_eq!(digits::<u64>("+17"), None);
+        assert!(hex("nonce", &format!("{:032x}", 17)).is_ok());
+        assert!(hex("nonce", &format!("+{:031x}", 17)).is_err());
+        // The first letter that gives a check with a 0 in front.
+        let text = ('a'..='z')
+            .map(|letter| {
+                let mut writer = Writer::new("test 1");
+                writer.line("x", &letter.to_string().repeat(3));
+                writer.finish()
+            })
+            .find(|text| text.contains("check 0"))
+            .expect("one in sixteen");
+        assert!(Lines::parse(text.as_bytes(), "test 1").is_ok());
+        let signed = text.replace("check 0", "check +");
+        assert!(Lines::parse(signed.as_bytes(), "test 1").is_err());
+    }
 
     #[test]
     fn what_is_written_is_read_back() {

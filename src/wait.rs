@@ -134,7 +134,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, ParseDurationError> {
         return Err(error());
     }
     // Rounded to what the unit can mean, so that 0.1 s is 100 ms and not a nanosecond less.
-    Duration::try_from_secs_f64((seconds * 1e6).round() / 1e6).map_err(|_| error())
+    Ok(Duration::from_micros((seconds * 1e6).round() as u64))
 }
 
 /// When a wait is reported first: long enough that brief waits are silent, early enough that a person sees a cause.
@@ -385,6 +385,11 @@ mod tests {
                 "{text}"
             );
         }
+        assert_eq!(
+            parse_duration("25050505.0505"),
+            Ok(Duration::from_micros(25_050_505_050_500)),
+            "no nanosecond more"
+        );
         for text in [
             "",
             "s",

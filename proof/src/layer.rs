@@ -39,6 +39,8 @@ pub struct Plan {
     pub program: Option<PathBuf>,
     /// The same as a guest, and the `wasmtime` that runs it.
     pub guest: Option<Guest>,
+    /// The program `fuzz`, built with AddressSanitizer and for libFuzzer.
+    pub fuzzer: Option<PathBuf>,
 }
 
 /// What runs the program as a guest.

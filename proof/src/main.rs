@@ -12,6 +12,7 @@ const HELP: &str = "\
 Shows what cachelock promises, layer by layer
 
 Usage: prove [--short | --long] [--layer N[,N...]] [--seed N] [--jobs N] [--program FILE] [--wasmtime FILE --guest FILE]
+             [--fuzzer FILE]
 
 --short         what every merge is tested with; --long: the sizes for a release
 --layer N       only these layers
@@ -19,6 +20,7 @@ Usage: prove [--short | --long] [--layer N[,N...]] [--seed N] [--jobs N] [--prog
 --jobs N        how many threads or processes may compute at a time (default: one for each processor)
 --program FILE  the program `cachelock`, for layers that run it
 --wasmtime FILE --guest FILE  the runtime, and the program compiled for it
+--fuzzer FILE   the program `fuzz`, built for libFuzzer
 
 Exit codes: 0; 1 when a promise was broken, a count fell short or a planted defect was not caught; 2 for a usage error
 ";
@@ -88,6 +90,7 @@ fn arguments(words: impl Iterator<Item = OsString>) -> Result<Option<(Plan, Vec<
         jobs,
         program: None,
         guest: None,
+        fuzzer: None,
     };
     let (mut only, mut wasmtime, mut guest) = (Vec::new(), None, None);
     let mut words = words;
@@ -101,6 +104,7 @@ fn arguments(words: impl Iterator<Item = OsString>) -> Result<Option<(Plan, Vec<
             "--seed" => plan.seed = number(&value()?)?,
             "--jobs" => plan.jobs = number::<usize>(&value()?)?.max(1),
             "--program" => plan.program = Some(value()?.into()),
+            "--fuzzer" => plan.fuzzer = Some(value()?.into()),
             "--wasmtime" => wasmtime = Some(PathBuf::from(value()?)),
             "--guest" => guest = Some(PathBuf::from(value()?)),
             "--layer" => {

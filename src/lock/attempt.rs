@@ -180,11 +180,22 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// After acquiring: the claims of earlier epochs and abandoned wants. Best effort; the next holder tries again.
+    /// After acquiring: the claims of earlier epochs, abandoned wants, and what a power loss has left. Best effort; the next
+    /// holder tries again.
     fn collect(&self, names: &[String]) -> (usize, Option<Claim>) {
         let control = self.control;
         let mut removed = 0;
         let mut last: Option<Claim> = None;
+        // Names of this epoch or a later one have outlived the claims and the head that they came after, in a power loss. Their
+        // makers are dead: the names were there before the check has found no next claim and a head below this epoch, and a
+        // claim goes only when the head has reached it. So without the check nothing could be told.
+        let unchecked = control.cx.mutated(Mutation::HeadNotChecked)
+            || control.cx.mutated(Mutation::HeadBeforeFence);
+        let ours = [
+            control::claim(self.claim.epoch),
+            control::next_head(self.claim.epoch, self.claim.nonce),
+        ];
+        let is_ours = |name: &String| unchecked || ours.contains(name);
         for name in names {
             match control::kind_of(name) {
                 control::Kind::Claim(epoch) if epoch < self.claim.epoch => {
@@ -198,6 +209,9 @@ impl<'a> Attempt<'a> {
                     removed += usize::from(control.unlink(name).unwrap_or(false));
                 }
                 control::Kind::Fenced(epoch) if epoch < self.claim.epoch => removed += 1,
+                control::Kind::Claim(_) | control::Kind::Fenced(_) if !is_ours(name) => {
+                    removed += usize::from(control.unlink(name).unwrap_or(false));
+                }
                 _ => {}
             }
         }

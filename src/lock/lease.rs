@@ -301,9 +301,8 @@ impl Lease {
             return Ok(());
         }
         // Somebody deleted `head`, or it would not be lower: then the claim must keep its epoch from being claimed again.
-        if self.control.head()? >= self.epoch
-            && self.control.unlink(&control::claim(self.epoch)).is_ok()
-        {
+        let reached = self.control.head().is_ok_and(|head| head >= self.epoch);
+        if reached && self.control.unlink(&control::claim(self.epoch)).is_ok() {
             return Ok(());
         }
         self.mark_released()

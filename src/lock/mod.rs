@@ -37,10 +37,14 @@ use crate::root::Root;
 use crate::section::Section;
 use crate::wait::Waiter;
 
+#[cfg(feature = "mutations")]
+pub(crate) use claim::Claim;
 pub use claim::Holder;
 pub(crate) use claim::{Kind, LEASE_MAX};
 pub(crate) use expiry::Sight;
 pub(crate) use lease::Lease;
+#[cfg(feature = "mutations")]
+pub(crate) use want::{record, waited_for};
 
 use expiry::Observation;
 use gate::{GateGuard, Outcome};
@@ -248,7 +252,8 @@ pub(crate) fn acquire(
     }
 }
 
-fn is_gone(error: &Error) -> bool {
+/// Whether the system said "not found".
+pub(crate) fn is_gone(error: &Error) -> bool {
     std::error::Error::source(error)
         .and_then(|source| source.downcast_ref::<std::io::Error>())
         .is_some_and(|source| source.kind() == std::io::ErrorKind::NotFound)

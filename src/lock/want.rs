@@ -75,8 +75,7 @@ impl Want {
 
     /// A courtesy that cannot be recorded is none; the wait goes on without it.
     fn write(&self, file: &dyn File, waited: Duration) {
-        let text = format!("{:020}\n", time::millis(waited));
-        let _ = transfer::write_all_at(file, text.as_bytes(), 0);
+        let _ = transfer::write_all_at(file, record(waited).as_bytes(), 0);
     }
 }
 
@@ -88,7 +87,13 @@ impl Drop for Want {
     }
 }
 
-fn waited_for(bytes: &[u8]) -> Option<Duration> {
+/// What the file of a want holds.
+pub(crate) fn record(waited: Duration) -> String {
+    format!("{:020}\n", time::millis(waited))
+}
+
+/// What [`record`] was made of.
+pub(crate) fn waited_for(bytes: &[u8]) -> Option<Duration> {
     let digits = std::str::from_utf8(bytes).ok()?.strip_suffix('\n')?;
     (bytes.len() == LEN).then(|| text::digits(digits).map(Duration::from_millis))?
 }

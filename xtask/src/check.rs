@@ -34,7 +34,7 @@ fn clippy(root: &Path, target: &Target) -> Result<Report, Failure> {
     let folder = root.join("target").join("check").join(target.triple);
     let variables = sysroot::variables(&folder, target, Source::Any)?;
     let arguments = format!(
-        "clippy --workspace --exclude cachelock-host --all-targets \
+        "clippy --workspace --exclude cachelock-host --exclude cachelock-fuzz --all-targets \
          --all-features --target {} -- -D warnings",
         target.triple
     );

@@ -1,7 +1,7 @@
 //! `cargo xtask prove`: builds the layers of the proof and what they run, and runs them.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::command::target_dir;
 use crate::suite::cargo;
@@ -36,8 +36,33 @@ fn programs(root: &Path) -> Result<String, Failure> {
         ("--program", program),
         ("--wasmtime", wasmtime),
         ("--guest", guest),
+        ("--fuzzer", fuzzer(root)?),
     ] {
         words.push_str(&format!(" {option} {}", path.display()));
     }
     Ok(words)
+}
+
+/// What the compiler adds, to all that the parsers call but the standard library: where a run has been, what it has compared,
+/// and whether it reads and writes what it may.
+const FUZZED: &str = "-Zsanitizer=address -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+    -Cllvm-args=-sanitizer-coverage-trace-compares --cfg=fuzzing";
+
+/// Builds the program that fuzzes, in a folder of its own. With a target that is named nothing is added to build scripts.
+fn fuzzer(root: &Path) -> Result<PathBuf, Failure> {
+    let folder = target_dir(root).join("fuzz");
+    let variables: [(&str, OsString); 3] = [
+        // Without it only a nightly compiler takes these options.
+        ("RUSTC_BOOTSTRAP", "1".into()),
+        ("RUSTFLAGS", FUZZED.into()),
+        ("CARGO_TARGET_DIR", folder.clone().into()),
+    ];
+    let programs = folder.join("programs");
+    let words = format!(
+        "build -p cachelock-fuzz --features libfuzzer --profile proof --target host-tuple -Zunstable-options --artifact-dir {}",
+        programs.display()
+    );
+    cargo(root, &words, &variables)?;
+    Ok(programs.join("fuzz"))
 }

@@ -49,25 +49,25 @@ const NATIVE: Target = Target {
         // The host crate is a matter of guests; its runtime takes longer to build than all the rest. The proof turns the
         // library's deliberate defects on, for all that is built beside it. The benchmarks bring others' crates.
         Step::Cargo(
-            "clippy --workspace --exclude cachelock-host --exclude cachelock-proof --exclude cachelock-bench --all-targets --all-features -- -D warnings",
+            "clippy --workspace --exclude cachelock-host --exclude cachelock-proof --exclude cachelock-fuzz --exclude cachelock-bench --all-targets --all-features -- -D warnings",
             &[],
         ),
         Step::Tidy,
         Step::Cargo(
-            "test --workspace --exclude cachelock-host --exclude cachelock-proof --exclude cachelock-bench",
+            "test --workspace --exclude cachelock-host --exclude cachelock-proof --exclude cachelock-fuzz --exclude cachelock-bench",
             &[],
         ),
         // Each deliberate defect must be noticed by a test, and a recorder must be told everything.
         Step::Cargo("test -p cachelock --features mutations,metrics", &[]),
         Step::Cargo(
-            "doc --workspace --exclude cachelock-host --exclude cachelock-proof --exclude cachelock-bench --no-deps",
+            "doc --workspace --exclude cachelock-host --exclude cachelock-proof --exclude cachelock-fuzz --exclude cachelock-bench --no-deps",
             &[("RUSTDOCFLAGS", "-Dwarnings")],
         ),
         Step::Cargo(
-            "clippy -p cachelock-proof --all-targets -- -D warnings",
+            "clippy -p cachelock-proof -p cachelock-fuzz --all-targets -- -D warnings",
             &[],
         ),
-        Step::Cargo("test -p cachelock-proof", &[]),
+        Step::Cargo("test -p cachelock-proof -p cachelock-fuzz", &[]),
         Step::Cargo(
             "clippy -p cachelock-bench --all-targets -- -D warnings",
             &[],
