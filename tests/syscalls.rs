@@ -99,7 +99,7 @@ const BUDGETS: [(&str, usize); 6] = [
     ("lock and release", 70),
     ("refresh", 133),
     ("refresh with Data", 134),
-    ("refresh with Full", 139),
+    ("refresh with Full", 146),
     ("read", 12),
     ("unchanged reread", 4),
 ];
