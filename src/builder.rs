@@ -3,12 +3,13 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cachelock_platform::Platform;
 
 use crate::cache::Cache;
+use crate::cancel::CancelToken;
 use crate::context::{Context, Options};
 use crate::error::{Error, Result};
 use crate::events::Observer;
@@ -18,7 +19,7 @@ use crate::metrics::Counters;
 use crate::mutation::Mutation;
 use crate::name::check_cache_path;
 use crate::time::seconds;
-use crate::wait::{CancelToken, Timeout};
+use crate::wait::Timeout;
 
 /// How writers exclude each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -204,6 +205,7 @@ impl CacheBuilder {
             path,
             options: self.options,
             counters: Counters::default(),
+            synced_above: Mutex::default(),
         });
         #[cfg(feature = "metrics")]
         crate::facade::describe();

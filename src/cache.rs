@@ -81,8 +81,8 @@ impl Cache {
     ///
     /// # Errors
     /// [`InvalidName`](crate::ErrorKind::InvalidName) for a name that could leave the directory, or that would not work on
-    /// another system: absolute, `..`, empty, with `:`, a backslash or control characters, ending in a dot or a space, a
-    /// device name of Windows, `.cachelock`, a segment of more than 255 bytes. [`Cache::entry_for_key`] takes anything.
+    /// another system: absolute, `..`, empty, with one of `<>:"|?*`, a backslash or control characters, ending in a dot or a
+    /// space, a device name of Windows, `.cachelock`, a segment of more than 255 bytes. [`Cache::entry_for_key`] takes anything.
     pub fn entry(&self, name: &str) -> Result<Entry> {
         Ok(Entry {
             cache: self.clone(),

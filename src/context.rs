@@ -1,16 +1,17 @@
 //! What every part of a cache shares: the platform, the path, the options, and the voice.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cachelock_platform::Platform;
+use cachelock_platform::{FileId, Platform};
 
 use crate::builder::{Durability, Locking};
+use crate::cancel::CancelToken;
 use crate::events::{self, Event, Observer};
 use crate::metrics::Counters;
 use crate::mutation::Mutation;
-use crate::wait::{CancelToken, Timeout};
+use crate::wait::Timeout;
 
 /// The settings of a cache; see [`crate::CacheBuilder`].
 #[derive(Clone)]
@@ -35,6 +36,8 @@ pub(crate) struct Context {
     pub(crate) path: PathBuf,
     pub(crate) options: Options,
     pub(crate) counters: Counters,
+    /// The directory whose name, and those above it, were made to last; see [`durable`](crate::durable).
+    pub(crate) synced_above: Mutex<Option<FileId>>,
 }
 
 impl Context {

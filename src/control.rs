@@ -13,6 +13,8 @@ use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::name::CONTROL_DIR;
 use crate::text;
+use crate::transfer;
+use crate::wait::Waiter;
 
 pub(crate) const GATE: &str = "cache.lock";
 pub(crate) const HEAD: &str = "head";
@@ -247,7 +249,7 @@ impl Control {
         let Some((file, _)) = self.open(name, Access::Read)? else {
             return Ok(None);
         };
-        match read_up_to(&*file, limit) {
+        match transfer::read_up_to(&*file, limit) {
             Ok(bytes) => Ok(Some(bytes)),
             // A guest opens by name for each call, so the name may have gone in between.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -257,7 +259,8 @@ impl Control {
 
     /// Writes all of a small file from its start.
     pub(crate) fn write(&self, file: &dyn File, name: &str, bytes: &[u8]) -> Result<()> {
-        write_all_at(file, bytes, 0).map_err(|error| self.failed("write", name, error))?;
+        transfer::write_all_at(file, bytes, 0)
+            .map_err(|error| self.failed("write", name, error))?;
         if self.is_remote() {
             file.sync()
                 .map_err(|error| self.failed("sync", name, error))?;
@@ -267,7 +270,34 @@ impl Control {
 
     /// Removes a name; `false` if it did not exist.
     pub(crate) fn unlink(&self, name: &str) -> Result<bool> {
-        match self.dir.unlink(name) {
+        self.unlinked(name, self.dir.unlink(name))
+    }
+
+    /// As [`Control::unlink`], and waits for whoever has the file open where that is in the way.
+    pub(crate) fn unlink_patiently(&self, name: &str, waiter: &mut Waiter<'_>) -> Result<bool> {
+        let unlinked = self.patiently(name, waiter, || self.dir.unlink(name))?;
+        self.unlinked(name, unlinked)
+    }
+
+    /// The result of `step`, which renames `name`, replaces or removes it: not before somebody's open handle lets it be done.
+    pub(crate) fn patiently<T>(
+        &self,
+        name: &str,
+        waiter: &mut Waiter<'_>,
+        step: impl Fn() -> io::Result<T>,
+    ) -> Result<io::Result<T>> {
+        loop {
+            match step() {
+                Err(error) if self.cx.platform.is_busy(&error) => {
+                    waiter.pause_for_handle(self.path(name))?;
+                }
+                result => return Ok(result),
+            }
+        }
+    }
+
+    fn unlinked(&self, name: &str, result: io::Result<()>) -> Result<bool> {
+        match result {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             // Nothing but a directory resists, and what the system says of one differs, too.
@@ -356,63 +386,6 @@ pub(crate) fn check_trust(cx: &Context, path: &std::path::Path, metadata: &Metad
             path,
             format!("other users may write to it{mode}"),
         ));
-    }
-    Ok(())
-}
-
-/// Reads from the start until the end of the file or `limit` bytes.
-pub(crate) fn read_up_to(file: &dyn File, limit: usize) -> io::Result<Vec<u8>> {
-    // One byte more than a record shows the end of most files without a second read.
-    let mut bytes = vec![0; limit.min(4096)];
-    let mut len = 0;
-    while len < limit {
-        if len == bytes.len() {
-            bytes.resize((len * 2).min(limit), 0);
-        }
-        let read = file.read_at(&mut bytes[len..], len as u64)?;
-        if read == 0 {
-            break;
-        }
-        len += read;
-    }
-    bytes.truncate(len);
-    Ok(bytes)
-}
-
-/// Reads to the end; `len` is what the file system said. Never allocates for more than there is.
-pub(crate) fn read_whole(file: &dyn File, len: u64) -> io::Result<Vec<u8>> {
-    let expected = usize::try_from(len).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
-    let mut bytes = Vec::new();
-    // One byte more, so that the end shows in the same call. A sparse file may claim any length: no abort for that.
-    bytes
-        .try_reserve_exact(expected.saturating_add(1))
-        .map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
-    bytes.resize(expected + 1, 0);
-    let mut at = 0;
-    loop {
-        if at == bytes.len() {
-            bytes.resize(at * 2, 0);
-        }
-        let read = file.read_at(&mut bytes[at..], at as u64)?;
-        if read == 0 {
-            bytes.truncate(at);
-            return Ok(bytes);
-        }
-        at += read;
-    }
-}
-
-pub(crate) fn write_all_at(file: &dyn File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
-    while !bytes.is_empty() {
-        let written = file.write_at(bytes, offset)?;
-        if written == 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::WriteZero,
-                "the file system took no bytes and gave no reason",
-            ));
-        }
-        bytes = &bytes[written..];
-        offset += written as u64;
     }
     Ok(())
 }

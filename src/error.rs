@@ -5,8 +5,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cachelock_platform::GUEST;
-
 pub(crate) use crate::events::WaitingFor;
 use crate::key::Key;
 use crate::lock::Holder;
@@ -26,12 +24,11 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// # Ok::<(), cachelock::Error>(())
 /// ```
 // One pointer: it is part of nearly every result, and each of those is moved through many callers.
-pub struct Error(Box<Body>);
+pub struct Error(pub(crate) Box<Body>);
 
-struct Body {
+pub(crate) struct Body {
     repr: Repr,
-    /// Of the entry it is about, if that has one.
-    key: Option<Key>,
+    pub(crate) key: Option<Key>,
 }
 
 /// The kinds of [`Error`] that a caller can act on.
@@ -63,7 +60,8 @@ pub enum ErrorKind {
     StorageFull,
     /// The payload's length is not the one that the caller announced.
     LengthMismatch,
-    /// Published and visible to all, but the directory could not be synced: it may be gone after a power loss.
+    /// Published and visible to all, but the directory could not be synced, so it may be gone after a power loss; or what an
+    /// absent entry was before could not be removed.
     NotDurable,
     /// A value is beyond what the format can hold.
     Limit,
@@ -145,8 +143,9 @@ enum Repr {
         expected: u64,
         written: u64,
     },
-    #[error("{} was published, but its directory could not be synced, so a power loss may undo it: {source}", path.display())]
-    NotDurable { path: PathBuf, source: io::Error },
+    #[error("{} was published, but {doubt}: {source}", path.display())]
+    #[rustfmt::skip]
+    NotDurable { path: PathBuf, doubt: &'static str, source: io::Error },
     #[error("{}: {reason}", path.display())]
     Limit { path: PathBuf, reason: String },
     #[error("the refresh of {} failed before ({reason}), so what was written cannot be published; restart it or begin another", path.display())]
@@ -190,14 +189,12 @@ fn hint(source: &io::Error) -> &'static str {
         }
         io::ErrorKind::IsADirectory => "; a directory has the name of the entry",
         io::ErrorKind::NotADirectory => "; a file has the name of a folder on the way",
-        _ if is_out_of_descriptors(source) => "; close some files or raise the limit of open files",
+        // The kinds of `std` have none for it yet, but its text is the same everywhere.
+        _ if source.to_string().starts_with("Too many open files") => {
+            "; close some files or raise the limit of open files"
+        }
         _ => "",
     }
-}
-
-/// The kinds of `std` have none for it yet, but its text is the same everywhere.
-fn is_out_of_descriptors(source: &io::Error) -> bool {
-    !GUEST && source.to_string().starts_with("Too many open files")
 }
 
 impl Error {
@@ -289,12 +286,10 @@ impl Error {
         .into()
     }
 
-    pub(crate) fn not_durable(path: &Path, source: io::Error) -> Self {
-        Repr::NotDurable {
-            path: path.into(),
-            source,
-        }
-        .into()
+    /// `doubt` completes "was published, but".
+    #[rustfmt::skip]
+    pub(crate) fn published_but(path: &Path, doubt: &'static str, source: io::Error) -> Self {
+        Repr::NotDurable { path: path.into(), doubt, source }.into()
     }
 
     pub(crate) fn limit(path: &Path, reason: impl Into<String>) -> Self {
@@ -321,12 +316,6 @@ impl Error {
             source,
         }
         .into()
-    }
-
-    /// Tells the key, too, where the path only has its hash.
-    pub(crate) fn of_key(mut self, key: Option<&Key>) -> Self {
-        self.0.key = key.cloned();
-        self
     }
 
     /// What kind of error it is.

@@ -66,7 +66,7 @@ impl fmt::Display for WaitingFor {
             WaitingFor::Thread => "another thread of this process",
             WaitingFor::Gate => "the writer lock",
             WaitingFor::Lease => "the lease",
-            WaitingFor::Replace => "a program that has the file open",
+            WaitingFor::Replace => "somebody else's open handle",
         })
     }
 }

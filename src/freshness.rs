@@ -20,8 +20,9 @@ use crate::meta::Meta;
 use crate::policy::{Freshness, Policy};
 use crate::publish::publish;
 use crate::published::{PublishError, Published};
-use crate::read::{Found, Snapshot, Stream};
+use crate::read::{Found, Snapshot};
 use crate::refresh::Refresh;
+use crate::stream::Stream;
 
 /// How a call that wants a fresh entry goes on; see [`Entry::begin`].
 #[derive(Debug)]

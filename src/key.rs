@@ -13,9 +13,10 @@ use std::fmt::{self, Write};
 use std::io;
 use std::sync::Arc;
 
+use xxhash_rust::xxh3::xxh3_128;
+
 use crate::cache::{Cache, Entry};
 use crate::error::{Error, Result};
-use crate::hash::xxh3_128;
 use crate::name::EntryName;
 use crate::state::TagState;
 use crate::tag::Record;
@@ -145,6 +146,14 @@ impl Entry {
     /// Adds the key to an error that has only the hash of it in its path.
     pub(crate) fn of_key<T>(&self, result: Result<T>) -> Result<T> {
         result.map_err(|error| error.of_key(self.key.as_ref()))
+    }
+}
+
+impl Error {
+    /// Tells the key, too, where the path only has its hash.
+    pub(crate) fn of_key(mut self, key: Option<&Key>) -> Self {
+        self.0.key = key.cloned();
+        self
     }
 }
 

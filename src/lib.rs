@@ -51,14 +51,15 @@ mod documents {
 
 mod builder;
 mod cache;
+mod cancel;
 mod context;
 mod control;
+mod durable;
 mod error;
 mod events;
 #[cfg(feature = "metrics")]
 mod facade;
 mod freshness;
-mod hash;
 mod key;
 mod lock;
 mod meta;
@@ -79,15 +80,18 @@ mod scratch;
 mod section;
 mod stage;
 mod state;
+mod stream;
 mod tag;
 mod text;
 mod time;
+mod transfer;
 mod wait;
 
 pub use cachelock_platform as platform;
 
 pub use builder::{CacheBuilder, Durability, Locking};
 pub use cache::{Cache, Entry, Status, WriteLock};
+pub use cancel::CancelToken;
 pub use error::{Error, ErrorKind, Result};
 pub use events::{Backend, Event, EventKind, Observer, WaitingFor};
 pub use freshness::{Begun, GetError, Produced};
@@ -98,9 +102,10 @@ pub use metrics::{Histogram, Metrics};
 pub use mutation::Mutation;
 pub use policy::Policy;
 pub use published::{PublishError, Published};
-pub use read::{Snapshot, Stream};
+pub use read::Snapshot;
 pub use reader::Reader;
 pub use refresh::Refresh;
 pub use scratch::Scratch;
+pub use stream::Stream;
 pub use tag::Validators;
-pub use wait::{CancelToken, ParseDurationError, Timeout, parse_duration};
+pub use wait::{ParseDurationError, Timeout, parse_duration};

@@ -44,4 +44,12 @@ pub enum Mutation {
     TagReadLate,
     /// Whoever finds the lease free takes it, whoever else has waited longer.
     NoCourtesy,
+    /// The payload's stage is renamed without a sync, whatever the durability.
+    NoSync,
+    /// No directory is synced, whatever the durability.
+    NoDirectorySync,
+    /// The payload is renamed before its tag.
+    TagAfterPayload,
+    /// A stage whose sync has failed is published all the same.
+    SyncErrorSwallowed,
 }

@@ -85,6 +85,11 @@ fn check(name: &str) -> Result<(), String> {
                 );
             }
             ':' => return Err("it holds a colon, which names a drive or stream on Windows".into()),
+            '<' | '>' | '"' | '|' | '?' | '*' => {
+                return Err(format!(
+                    "it holds a {character}, which Windows has in no name"
+                ));
+            }
             '\0' => return Err("it holds a NUL".into()),
             _ if character.is_control() => {
                 return Err(format!(
@@ -269,6 +274,12 @@ mod tests {
             "a/./b",
             "a\\b",
             "c:x",
+            "a?b",
+            "*",
+            "a<b",
+            "a>b",
+            "a|b",
+            "a\"b",
             "a\0b",
             "a\nb",
             "\u{85}",

@@ -17,22 +17,19 @@ use std::time::Duration;
 
 use cachelock_platform::{Dir, FileKind, GUEST};
 
-use crate::builder::Durability;
 use crate::control::found;
-use crate::error::{Error, Result, WaitingFor};
+use crate::durable::{sync_dir, sync_names, sync_tag, syncs_all, syncs_payload};
+use crate::error::{Error, Result};
 use crate::events::{Event, EventKind};
 use crate::freshness::Produced;
 use crate::mutation::Mutation;
 use crate::published::{PublishError, Published};
 use crate::refresh::{Parts, Refresh};
 use crate::root::tag_path;
-use crate::stage::{Stage, syncs_payload};
+use crate::stage::Stage;
 use crate::state::{current_record, not_a_payload};
 use crate::tag::{Content, Record, Tag, Validators};
 use crate::wait::Waiter;
-
-/// The pause between two attempts at a rename that somebody's open file forbids.
-const RETRY: Duration = Duration::from_millis(5);
 
 /// A failed publish, and whether the stage is still good for another attempt.
 struct Failure {
@@ -89,19 +86,23 @@ fn publish_value(parts: &mut Parts<'_>) -> Result<Published, Failure> {
         );
     }
     let mode = mode_for(parts, Target::Payload)?;
-    let content = parts
-        .stage
-        .seal(syncs_payload(cx.options.durability), mode)?;
+    let content = parts.stage.seal(syncs_payload(cx), mode)?;
     let current = current(parts)?;
     if matches!(current.content, Content::Absent { .. }) {
         // The holder that published "absent" may have died before it emptied the payload. A payload that matches
         // neither record would be taken for corrupt.
-        empty_payload(parts)?;
+        if let Some(empty) = empty_stage(parts)? {
+            rename_empty(parts, empty)?;
+        }
     }
     let next = next_record(parts, &current, content)?;
+    if cx.mutated(Mutation::TagAfterPayload) {
+        rename(parts.entry, parts.stage, Target::Payload)?;
+        let doubt = publish_tag(parts, current, &next)?;
+        return done(parts, &next, doubt);
+    }
     let doubt = publish_tag(parts, current, &next)?;
-    let stage = &mut *parts.stage;
-    rename(parts.entry, stage, Target::Payload)?;
+    rename(parts.entry, parts.stage, Target::Payload)?;
     done(parts, &next, doubt)
 }
 
@@ -109,14 +110,26 @@ fn publish_absent(parts: &mut Parts<'_>, valid_for: Duration) -> Result<Publishe
     let current = current(parts)?;
     let mut next = next_record(parts, &current, Content::Absent { valid_for })?;
     next.validators = Validators::new();
+    let empty = empty_stage(parts)?;
     let doubt = publish_tag(parts, current, &next)?;
-    if parts.entry.cx.mutated(Mutation::RemoveByUnlink) {
-        if let Some(folder) = parts.hold.root.folder(&parts.entry.cx, &parts.entry.name)? {
+    // Published. What cannot be done any more is no failure of that.
+    let emptied = match empty {
+        None => Ok(()),
+        Some(_) if parts.entry.cx.mutated(Mutation::RemoveByUnlink) => {
+            let folder = folder_of(parts.entry, parts.hold, Target::Payload)?;
             let _ = folder.unlink(parts.entry.name.file());
+            Ok(())
         }
-    } else {
-        empty_payload(parts)?;
-    }
+        Some(empty) => rename_empty(parts, empty),
+    };
+    let old = "programs that read the file alone still find what it was before";
+    let doubt = match emptied {
+        Err(error) if !error.is_lease_lost() => {
+            let error = Error::published_but(&parts.entry.path(), old, error.into());
+            Some(doubt.unwrap_or(error))
+        }
+        _ => doubt,
+    };
     done(parts, &next, doubt)
 }
 
@@ -144,7 +157,14 @@ fn publish_not_modified(parts: &Parts<'_>) -> Result<Published, Failure> {
 fn current(parts: &Parts<'_>) -> Result<Record> {
     match parts.early {
         Some(early) if parts.entry.cx.mutated(Mutation::StateReadEarly) => Ok(early.clone()),
-        _ => current_record(&parts.entry.cx, &parts.hold.root, &parts.entry.name),
+        _ => {
+            let found = current_record(&parts.entry.cx, &parts.hold.root, &parts.entry.name);
+            if found.is_err() {
+                // A newer holder may have replaced what was being read.
+                parts.hold.check_held()?;
+            }
+            found
+        }
     }
 }
 
@@ -167,24 +187,29 @@ fn next_record(parts: &Parts<'_>, current: &Record, content: Content) -> Result<
     })
 }
 
-/// Makes the payload of a known-absent entry empty, if there is one. By a rename, like every change outside of the control
-/// directory: an overtaken holder that unlinked it would unlink the newer payload.
-fn empty_payload(parts: &Parts<'_>) -> Result<()> {
+/// What the payload of a known-absent entry is replaced by, if there is one: by a rename, like every change outside of the
+/// control directory. An overtaken holder that unlinked it would unlink the newer payload.
+fn empty_stage(parts: &Parts<'_>) -> Result<Option<Stage>> {
     let cx = &parts.entry.cx;
     let name = &parts.entry.name;
     let Some(folder) = parts.hold.root.folder(cx, name)? else {
-        return Ok(());
+        return Ok(None);
     };
     let there = found(folder.stat(name.file()))
         .map_err(|error| Error::io("look at", parts.entry.path(), error))?;
     if there.is_none_or(|metadata| metadata.len == 0) {
-        return Ok(());
+        return Ok(None);
     }
     let mut stage = Stage::create(parts.stage.hold())?;
-    stage.seal(
-        syncs_payload(cx.options.durability),
-        mode_for(parts, Target::Payload)?,
-    )?;
+    stage.seal(syncs_payload(cx), mode_for(parts, Target::Payload)?)?;
+    Ok(Some(stage))
+}
+
+fn rename_empty(parts: &Parts<'_>, mut stage: Stage) -> Result<()> {
+    if syncs_payload(&parts.entry.cx) {
+        // An empty payload without the tag that says why would be an empty entry.
+        sync_tag(&parts.entry.cx, parts.hold, &parts.entry.name)?;
+    }
     rename(parts.entry, &mut stage, Target::Payload)
 }
 
@@ -198,25 +223,31 @@ fn check_current(parts: &Parts<'_>) -> Result<()> {
 }
 
 /// Writes the tag and renames it into place. Returns the doubt about its durability, if there is any.
-fn publish_tag(parts: &Parts<'_>, previous: Record, next: &Record) -> Result<Option<io::Error>> {
+fn publish_tag(parts: &Parts<'_>, previous: Record, next: &Record) -> Result<Option<Error>> {
     let tag = Tag {
         previous,
         next: next.clone(),
     };
-    let full = parts.entry.cx.options.durability == Durability::Full;
+    let (entry, hold) = (parts.entry, parts.hold);
+    let full = syncs_all(&entry.cx);
+    if full {
+        folder_of(entry, hold, Target::Payload)?;
+        folder_of(entry, hold, Target::Tag)?;
+        sync_names(&entry.cx, hold, &entry.name)?;
+    }
     check_current(parts)?;
     let mut stage = Stage::create(parts.stage.hold())?;
     stage.write(&tag.encode())?;
     stage.seal(full, mode_for(parts, Target::Tag)?)?;
-    rename(parts.entry, &mut stage, Target::Tag)?;
+    rename(entry, &mut stage, Target::Tag)?;
     if full {
-        Ok(sync_dir(&*folder_of(parts.entry, parts.hold, Target::Tag)?))
+        Ok(sync_folder(parts, Target::Tag))
     } else {
         Ok(None)
     }
 }
 
-fn done(parts: &Parts<'_>, next: &Record, doubt: Option<io::Error>) -> Result<Published, Failure> {
+fn done(parts: &Parts<'_>, next: &Record, doubt: Option<Error>) -> Result<Published, Failure> {
     let cx = &parts.entry.cx;
     let len = match next.content {
         Content::Value { len, .. } => len,
@@ -236,28 +267,27 @@ fn done(parts: &Parts<'_>, next: &Record, doubt: Option<io::Error>) -> Result<Pu
         ..Event::new(EventKind::RefreshPublished, &cx.path)
     });
     let doubt = match doubt {
-        None if cx.options.durability == Durability::Full => {
-            folder_of(parts.entry, parts.hold, Target::Payload).map_or_else(
-                |error| Some(io::Error::other(error.to_string())),
-                |dir| sync_dir(&*dir),
-            )
-        }
+        None if syncs_all(cx) => sync_folder(parts, Target::Payload),
         doubt => doubt,
     };
     match doubt {
         None => Ok(published),
-        Some(source) => Err(Failure {
-            error: Error::not_durable(&parts.entry.path(), source),
+        Some(error) => Err(Failure {
+            error,
             published: Some(published),
         }),
     }
 }
 
-/// Where directories cannot be synced at all, durability is as good as it gets there.
-fn sync_dir(dir: &dyn Dir) -> Option<io::Error> {
-    dir.sync()
-        .err()
-        .filter(|error| error.kind() != io::ErrorKind::Unsupported)
+/// Makes a rename last that was just made; what it returns is no failure of the publish.
+fn sync_folder(parts: &Parts<'_>, target: Target) -> Option<Error> {
+    let cx = &parts.entry.cx;
+    let synced = folder_of(parts.entry, parts.hold, target)
+        .map_err(|error| io::Error::other(error.to_string()))
+        .and_then(|folder| sync_dir(cx, &*folder));
+    let doubt = "its directory could not be synced, so a power loss may undo it";
+    let doubtful = |error| Error::published_but(&parts.entry.path(), doubt, error);
+    synced.err().map(doubtful)
 }
 
 /// The two places that a stage is renamed to.
@@ -282,9 +312,7 @@ fn folder_of(
     target: Target,
 ) -> Result<std::sync::Arc<dyn Dir>> {
     match target {
-        Target::Tag => hold
-            .root
-            .tag_folder_or_create(&entry.cx, &hold.control, &entry.name),
+        Target::Tag => hold.root.tag_folder_or_create(&hold.control, &entry.name),
         Target::Payload => hold.root.folder_or_create(&entry.cx, &entry.name),
     }
 }
@@ -354,8 +382,7 @@ fn rename(entry: &crate::cache::Entry, stage: &mut Stage, target: Target) -> Res
             _ if cx.platform.is_busy(&error) => {
                 let left = hold.budget_left;
                 let waiter = waiter.get_or_insert_with(|| Waiter::for_retries(cx, left));
-                waiter.waits_for(WaitingFor::Replace);
-                waiter.pause(waiter.now() + RETRY)?;
+                waiter.pause_for_handle(path.clone())?;
             }
             io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory
                 if target == Target::Payload =>

@@ -7,24 +7,24 @@
 //! If they do not match all the same, publishes have passed, and it is all done again. It is called corrupt only when two
 //! attempts saw the same file and the same tag; see [`Mismatches`].
 
-use std::io::{self, Read};
+use std::io;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use cachelock_platform::{File, Metadata};
+use xxhash_rust::xxh3::xxh3_128;
 
 use crate::cache::Entry;
-use crate::control::read_whole;
 use crate::error::{Error, Result};
 use crate::events::{Event, EventKind};
-use crate::hash::xxh3_128;
-use crate::key::Key;
 use crate::meta::{Meta, Verification};
 use crate::mutation::Mutation;
 use crate::root::Root;
 use crate::state::{FoundTag, Mismatches, PIECE, Payload, TagState, Version, record_of};
+use crate::stream::{Source, Stream};
 use crate::tag::{Content, Record, Validators};
+use crate::transfer::read_whole;
 
 /// A payload in memory, with what is known about it. Cheap to clone; dereferences to its bytes.
 #[derive(Debug, Clone)]
@@ -34,6 +34,13 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    pub(crate) fn new(bytes: Vec<u8>, meta: Meta) -> Self {
+        Snapshot {
+            bytes: bytes.into(),
+            meta: Arc::new(meta),
+        }
+    }
+
     /// The payload; shares the memory.
     #[must_use]
     pub fn bytes(&self) -> Arc<[u8]> {
@@ -58,95 +65,6 @@ impl Deref for Snapshot {
 impl AsRef<[u8]> for Snapshot {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
-    }
-}
-
-/// A payload that was verified and can be read in pieces, with constant memory (in a WASI guest all of it is in memory). It
-/// stays this payload, whatever is published meanwhile.
-pub struct Stream {
-    source: Source,
-    at: u64,
-    meta: Meta,
-    path: std::path::PathBuf,
-    key: Option<Key>,
-}
-
-enum Source {
-    /// All of it: it fitted into one piece, or there is no handle that stays on it.
-    Memory(Vec<u8>),
-    File(Box<dyn File>),
-}
-
-impl Stream {
-    /// What is known about it.
-    #[must_use]
-    pub fn meta(&self) -> &Meta {
-        &self.meta
-    }
-
-    /// The whole payload in memory.
-    ///
-    /// # Errors
-    /// What the system says while reading.
-    pub fn into_snapshot(mut self) -> Result<Snapshot> {
-        let bytes = match &mut self.source {
-            Source::Memory(bytes) => std::mem::take(bytes),
-            Source::File(file) => read_whole(&**file, self.meta.len)
-                .map_err(|error| Error::io("read", &*self.path, error))
-                .map_err(|error| error.of_key(self.key.as_ref()))?,
-        };
-        Ok(Snapshot {
-            bytes: bytes.into(),
-            meta: Arc::new(self.meta),
-        })
-    }
-}
-
-impl Stream {
-    /// As [`Read::read`], with an error that says what it happened to: reads the next bytes, at most `buffer.len()`. 0 is the
-    /// end.
-    ///
-    /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if the payload was cut since it was verified; what the system says.
-    pub fn read_next(&mut self, buffer: &mut [u8]) -> Result<usize> {
-        // Not beyond what was verified, should somebody append to the file against the rules.
-        let left = usize::try_from(self.meta.len - self.at).unwrap_or(usize::MAX);
-        let want = buffer.len().min(left);
-        if want == 0 {
-            return Ok(0);
-        }
-        let read = match &self.source {
-            Source::Memory(bytes) => {
-                buffer[..want].copy_from_slice(&bytes[self.at as usize..][..want]);
-                Ok(want)
-            }
-            Source::File(file) => file.read_at(&mut buffer[..want], self.at),
-        };
-        let failed = match read {
-            Ok(0) => Error::corrupt(&self.path, "it was cut while it was read"),
-            Ok(read) => {
-                self.at += read as u64;
-                return Ok(read);
-            }
-            Err(error) => Error::io("read", &*self.path, error),
-        };
-        Err(failed.of_key(self.key.as_ref()))
-    }
-}
-
-impl Read for Stream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.read_next(buffer).map_err(io::Error::from)
-    }
-}
-
-impl std::fmt::Debug for Stream {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Stream")
-            .field("path", &self.path)
-            .field("at", &self.at)
-            .field("meta", &self.meta)
-            .finish()
     }
 }
 
@@ -209,14 +127,7 @@ impl Intake for Whole {
     }
 
     fn finish(self, meta: Meta, _: &Entry) -> Self::Output {
-        (
-            Snapshot {
-                bytes: self.bytes.into(),
-                meta: Arc::new(meta),
-            },
-            self.file,
-            self.metadata,
-        )
+        (Snapshot::new(self.bytes, meta), self.file, self.metadata)
     }
 }
 
@@ -237,13 +148,7 @@ impl Intake for Source {
     }
 
     fn finish(self, meta: Meta, entry: &Entry) -> Stream {
-        Stream {
-            source: self,
-            at: 0,
-            meta,
-            path: entry.path(),
-            key: entry.key.clone(),
-        }
+        Stream::new(self, meta, entry)
     }
 }
 

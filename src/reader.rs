@@ -6,7 +6,7 @@ use crate::cache::Entry;
 use crate::control::found;
 use crate::error::Result;
 use crate::read::{Snapshot, Whole, look};
-use crate::state::{FoundTag, TagState};
+use crate::state::{FoundTag, TagState, kept};
 
 impl Entry {
     /// A reader that remembers what it read last.
@@ -46,8 +46,8 @@ pub struct Reader {
 
 struct Last {
     snapshot: Snapshot,
-    /// Open, so that no other file can have its identity.
-    _payload: Box<dyn File>,
+    /// Open, so that no other file can have its identity; `None` if it must not stay open.
+    _payload: Option<Box<dyn File>>,
     payload: Metadata,
     tag: FoundTag,
 }
@@ -75,7 +75,7 @@ impl Reader {
         let look = self.entry.of_key(look::<Whole>(&self.entry))?;
         self.last = look.found.value().map(|(snapshot, file, metadata)| Last {
             snapshot,
-            _payload: file,
+            _payload: kept(file),
             payload: metadata,
             tag: look.tag,
         });
@@ -101,9 +101,7 @@ impl Reader {
         {
             return Ok(false);
         }
-        if let Some((file, _)) = &last.tag.pinned
-            && !file.is_pinned()
-        {
+        if let Some((None, _)) = &last.tag.seen {
             return Ok(FoundTag::read(&entry.cx, &root, &entry.name)?.bytes == last.tag.bytes);
         }
         let Ok(tags) = root.tag_folder(&entry.cx, &entry.name, false) else {
@@ -115,7 +113,7 @@ impl Reader {
         let Ok(now) = now.map(Option::flatten) else {
             return Ok(false);
         };
-        Ok(match (&last.tag.pinned, now) {
+        Ok(match (&last.tag.seen, now) {
             (Some((_, before)), Some(now)) => same(before, &now),
             (None, None) => matches!(last.tag.state, TagState::None),
             _ => false,

@@ -12,8 +12,8 @@ use crate::error::Result;
 use crate::freshness::Produced;
 use crate::lock::Hold;
 use crate::published::{PublishError, Published};
-use crate::read::Stream;
 use crate::stage::Stage;
+use crate::stream::Stream;
 use crate::tag::{Record, Validators, check_validators};
 
 /// A refresh under way: whoever has it holds the lock, and what is written to it becomes the entry's next payload with

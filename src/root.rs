@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cachelock_platform::{Dir, FileId, Metadata};
 
-use crate::builder::Durability;
 use crate::context::Context;
 use crate::control::{Control, TAGS, check_trust, dir_error, found, open_or_create_dir};
 use crate::error::{Error, Result};
@@ -44,10 +43,6 @@ impl Root {
     fn create(cx: &Context) -> Result<Arc<Self>> {
         let create = |error| dir_error("create", cx.path.clone(), error);
         cx.platform.create_dir_all(&cx.path).map_err(create)?;
-        if cx.options.durability == Durability::Full {
-            // The names of the new directories must last, too. Which of them are new is not known: sync them all.
-            cx.platform.sync_parents(&cx.path);
-        }
         let dir = cx
             .platform
             .open_dir(&cx.path)
@@ -115,7 +110,7 @@ impl Root {
         for folder in name.folders() {
             path.push(folder);
             dir = self
-                .enter(cx, &*dir, folder)
+                .enter(&*dir, folder)
                 .map_err(|error| folder_error(name, &path, error))?;
             refuse_cache_in_cache(&*dir, name, folder)?;
         }
@@ -163,32 +158,25 @@ impl Root {
     /// The folder of the entry's tag, created if it is missing.
     pub(crate) fn tag_folder_or_create(
         &self,
-        cx: &Context,
         control: &Control,
         name: &EntryName,
     ) -> Result<Arc<dyn Dir>> {
         let mut path = control.path(TAGS);
         let mut dir = self
-            .enter(cx, &*control.dir, TAGS)
+            .enter(&*control.dir, TAGS)
             .map_err(|error| dir_error("create", path.clone(), error))?;
         for folder in name.folders() {
             path.push(folder);
             dir = self
-                .enter(cx, &*dir, folder)
+                .enter(&*dir, folder)
                 .map_err(|error| tag_error("create", &path, error))?;
         }
         Ok(dir)
     }
 
-    fn enter(&self, cx: &Context, parent: &dyn Dir, name: &str) -> io::Result<Arc<dyn Dir>> {
+    fn enter(&self, parent: &dyn Dir, name: &str) -> io::Result<Arc<dyn Dir>> {
         let there = found(parent.open_dir(name))?;
-        let created = there.is_none();
-        let dir = there.map_or_else(|| open_or_create_dir(parent, name, &self.metadata), Ok)?;
-        if created && cx.options.durability == Durability::Full {
-            // Best effort here: the sync after the rename reports.
-            let _ = parent.sync();
-        }
-        Ok(dir)
+        there.map_or_else(|| open_or_create_dir(parent, name, &self.metadata), Ok)
     }
 }
 

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use cachelock_platform::File;
 use xxhash_rust::xxh3::Xxh3Default;
 
-use crate::builder::Durability;
 use crate::cache::Entry;
-use crate::control::write_all_at;
 use crate::error::{Error, Result};
 use crate::lock::Hold;
+use crate::mutation::Mutation;
 use crate::state::PIECE;
 use crate::tag::Content;
+use crate::transfer::write_all_at;
 
 /// A stage while it is written to. Its first failure is final: what a file system has dropped after a failed write or sync it
 /// may report as written the next time.
@@ -146,7 +146,7 @@ impl Stage {
         if let Some(file) = self.file.take() {
             let moded = mode.map_or(Ok(()), |mode| file.set_mode(mode));
             let sealed = moded
-                .and_then(|()| if sync { file.sync() } else { Ok(()) })
+                .and_then(|()| if sync { self.sync(&*file) } else { Ok(()) })
                 .and_then(|()| file.close());
             match sealed {
                 Ok(()) => {}
@@ -160,6 +160,13 @@ impl Stage {
             len: self.written,
             hash: self.hasher.digest128(),
         })
+    }
+
+    fn sync(&self, file: &dyn File) -> io::Result<()> {
+        match file.sync() {
+            Err(_) if self.hold.control.cx.mutated(Mutation::SyncErrorSwallowed) => Ok(()),
+            synced => synced,
+        }
     }
 
     /// After the rename: the name is not ours to remove any more.
@@ -193,9 +200,4 @@ impl Drop for Stage {
         // What stays behind is fenced by the next holder.
         let _ = self.remove();
     }
-}
-
-/// Whether a stage must be synced before it may be renamed.
-pub(crate) fn syncs_payload(durability: Durability) -> bool {
-    durability != Durability::None
 }

@@ -6,12 +6,14 @@ use cachelock_platform::{Access, Dir, File, FileId, FileKind, Metadata};
 use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::context::Context;
-use crate::control::{found, open_existing, read_up_to};
+use crate::control::{found, open_existing};
 use crate::error::{Error, Result};
+use crate::lock;
 use crate::mutation::Mutation;
 use crate::name::EntryName;
 use crate::root::{Root, tag_path};
 use crate::tag::{Content, Record, TAG_MAX, Tag};
+use crate::transfer::read_up_to;
 
 /// How much of a payload is moved at once. Guests pay for each call, so not less.
 pub(crate) const PIECE: usize = 256 * 1024;
@@ -93,8 +95,13 @@ pub(crate) enum TagState {
 pub(crate) struct FoundTag {
     pub(crate) state: TagState,
     pub(crate) bytes: Vec<u8>,
-    /// The open file, which keeps its identity from being given to another.
-    pub(crate) pinned: Option<(Box<dyn File>, Metadata)>,
+    /// What it was like, and the open file, which keeps its identity from being given to another.
+    pub(crate) seen: Option<(Option<Box<dyn File>>, Metadata)>,
+}
+
+/// The open file, if it may stay open.
+pub(crate) fn kept(file: Box<dyn File>) -> Option<Box<dyn File>> {
+    file.is_pinned().then_some(file)
 }
 
 impl FoundTag {
@@ -158,7 +165,7 @@ impl FoundTag {
         Ok(FoundTag {
             state,
             bytes,
-            pinned: Some((file, metadata)),
+            seen: Some((kept(file), metadata)),
         })
     }
 
@@ -247,6 +254,17 @@ pub(crate) fn record_of<'t>(
 /// The record that the payload on disk is, for the holder of the lock: decided by length, and by hash where lengths do not
 /// decide. What matches neither record becomes one of its own.
 pub(crate) fn current_record(cx: &Context, root: &Root, name: &EntryName) -> Result<Record> {
+    loop {
+        match current_record_once(cx, root, name) {
+            // Replaced while it was read, where a handle stands for a name: this holder is overtaken, and finds out when it
+            // goes on.
+            Err(error) if lock::is_gone(&error) => {}
+            found => return found,
+        }
+    }
+}
+
+fn current_record_once(cx: &Context, root: &Root, name: &EntryName) -> Result<Record> {
     let path = || cx.path.join(name.as_str());
     let payload = Payload::open(cx, root, name)?;
     let found = FoundTag::read(cx, root, name)?;

@@ -12,7 +12,7 @@
 
 use std::fmt::Write;
 
-use crate::hash::xxh3_64;
+use xxhash_rust::xxh3::xxh3_64;
 
 const CHECK: &str = "check ";
 

@@ -1,14 +1,15 @@
 //! Waiting: timeouts, cancellation, and saying what is waited for. Every wait of the library goes through [`Waiter`].
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use cachelock_platform as platform;
 use cachelock_platform::Monotonic;
 
+use crate::cancel::CancelToken;
 use crate::context::Context;
 use crate::error::{Error, Result, WaitingFor};
 use crate::events::{Event, EventKind};
@@ -136,77 +137,13 @@ pub fn parse_duration(text: &str) -> Result<Duration, ParseDurationError> {
     Ok(Duration::from_micros((seconds * 1e6).round() as u64))
 }
 
-/// Cancels waits from another thread, at once. Clones are the same token.
-///
-/// ```
-/// let token = cachelock::CancelToken::new();
-/// let dir = std::env::temp_dir().join("cachelock-doc-cancel");
-/// let cache = cachelock::Cache::builder(&dir).cancel(token.clone()).open()?;
-/// token.cancel();
-/// let holder = cache.lock();
-/// assert!(holder.is_err_and(|error| error.is_cancelled()));
-/// # Ok::<(), cachelock::Error>(())
-/// ```
-#[derive(Clone, Default)]
-pub struct CancelToken(Arc<TokenState>);
-
-#[derive(Default)]
-struct TokenState {
-    cancelled: AtomicBool,
-    waiting: Mutex<Vec<Weak<dyn platform::Event>>>,
-}
-
-impl CancelToken {
-    /// A token that is not cancelled.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Cancels all waits that use this token, now and in future.
-    pub fn cancel(&self) {
-        self.0.cancelled.store(true, Ordering::SeqCst);
-        let waiting = std::mem::take(
-            &mut *self
-                .0
-                .waiting
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        );
-        for event in waiting.iter().filter_map(Weak::upgrade) {
-            event.set();
-        }
-    }
-
-    /// Whether it was cancelled.
-    #[must_use]
-    pub fn is_cancelled(&self) -> bool {
-        self.0.cancelled.load(Ordering::SeqCst)
-    }
-
-    fn wake(&self, event: &Arc<dyn platform::Event>) {
-        let mut waiting = self
-            .0
-            .waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        waiting.retain(|event| event.strong_count() > 0);
-        waiting.push(Arc::downgrade(event));
-    }
-}
-
-impl fmt::Debug for CancelToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("CancelToken")
-            .field(&self.is_cancelled())
-            .finish()
-    }
-}
-
 /// When a wait is reported first: long enough that brief waits are silent, early enough that a person sees a cause.
 const FIRST_REPORT: Duration = Duration::from_millis(50);
 /// How often from then on.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
+
+/// The pause between two attempts at what somebody's open file forbids, on average.
+const RETRY: Duration = Duration::from_millis(2);
 
 /// One caller's wait, from its first look to the lock: one budget, one event that everything wakes, one voice.
 pub(crate) struct Waiter<'a> {
@@ -216,6 +153,8 @@ pub(crate) struct Waiter<'a> {
     budget: Option<Duration>,
     cancel: Option<CancelToken>,
     what: WaitingFor,
+    /// What somebody has open.
+    file: Option<PathBuf>,
     holder: Option<Holder>,
     contended: bool,
     /// Only tries: that somebody else has the lock is what it wants to know, and no news.
@@ -237,6 +176,7 @@ impl<'a> Waiter<'a> {
             budget: timeout.budget(&*cx.platform),
             cancel: cancel.cloned(),
             what: WaitingFor::Thread,
+            file: None,
             holder: None,
             contended: false,
             tries: false,
@@ -303,6 +243,22 @@ impl<'a> Waiter<'a> {
     /// What [`Waiter::pause`] waits for from now on.
     pub(crate) fn waits_for(&mut self, what: WaitingFor) {
         self.what = what;
+        self.file = None;
+    }
+
+    /// Waits for a moment, because somebody has `file` open and so forbids a rename or an unlink of it. Not all who do so should
+    /// come back in the same moment.
+    pub(crate) fn pause_for_handle(&mut self, file: PathBuf) -> Result<()> {
+        self.what = WaitingFor::Replace;
+        self.file = Some(file);
+        let random = self.cx.platform.random().unwrap_or_default();
+        let spread = Duration::from_nanos(random as u64 % RETRY.as_nanos() as u64);
+        self.pause(self.now() + RETRY / 2 + spread)
+    }
+
+    /// What is waited for belongs to this.
+    fn path(&self) -> &Path {
+        self.file.as_deref().unwrap_or(&self.cx.path)
     }
 
     pub(crate) fn held_by(&mut self, holder: Option<Holder>) {
@@ -315,7 +271,7 @@ impl<'a> Waiter<'a> {
             Some(cancel) if cancel.is_cancelled() => {
                 let waited = self.waited();
                 self.say(EventKind::LockCancelled, waited);
-                Err(Error::cancelled(&self.cx.path, self.what, waited))
+                Err(Error::cancelled(self.path(), self.what, waited))
             }
             _ => Ok(()),
         }
@@ -332,7 +288,7 @@ impl<'a> Waiter<'a> {
         self.contend(waited);
         self.say(EventKind::LockTimeout, waited);
         Error::timeout(
-            &self.cx.path,
+            self.path(),
             self.what,
             waited,
             self.budget.filter(|_| self.cx.platform.can_wait()),

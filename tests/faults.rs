@@ -358,3 +358,190 @@ fn a_power_cut_at_any_call_leaves_no_torn_entry() {
         }
     }
 }
+
+/// Publishes as a process of its own, which lives on.
+#[track_caller]
+fn publish_as(world: &World, name: &str, durability: Durability, bytes: &'static [u8]) {
+    let process = world.process(name);
+    let cache = cache(&process, durability);
+    let task = world.spawn(&process, "main", move || publish(&cache, bytes));
+    world.finish(task).expect("nothing disturbs it");
+}
+
+fn lose_if(lost: bool) -> Keep {
+    if lost { Keep::Lose } else { Keep::Keep }
+}
+
+#[test]
+fn a_tag_that_lasts_never_speaks_of_a_payload_that_does_not() {
+    // A holder is killed, and with it only the process, when it has renamed its payload and not yet synced that.
+    let world = Before::Entry.world(Durability::Full);
+    let dies = world.process("dies");
+    let victim = cache(&dies, Durability::Full);
+    let task = world.spawn(&dies, "main", move || publish(&victim, NEW));
+    world.run_to(&task, |call| {
+        call.renames_to("entry") && &*call.dir == "/cache/.cachelock"
+    });
+    world.run_to(&task, |call| call.renames_to("entry"));
+    world.run_to(&task, |call| call.op == Op::SyncDir);
+    world.kill(&dies);
+    // The next one's tag names that payload as the one before. The power fails before its own payload is there.
+    let next = world.process("next");
+    let second = cache(&next, Durability::Full);
+    let task = world.spawn(&next, "main", move || publish(&second, NEXT));
+    world.run_to(&task, |call| call.renames_to("entry"));
+    world.run_to(&task, |call| {
+        call.renames_to("entry") && call.name.ends_with("-0")
+    });
+    for lost in [false, true] {
+        let image = world.image(1, |_| lose_if(lost));
+        let found = read(&image, "reader").expect("the entry is whole");
+        assert_eq!(found, Some((NEW.to_vec(), Some(2))), "lost: {lost}");
+    }
+}
+
+#[test]
+fn a_full_publish_survives_where_others_have_made_the_directories_without_a_sync() {
+    let world = World::simulated();
+    publish_as(&world, "hasty", Durability::None, OLD);
+    publish_as(&world, "careful", Durability::Full, NEW);
+    world.power_cut_losing_everything();
+    let found = read(&world, "reader").expect("the entry is whole");
+    assert_eq!(found, Some((NEW.to_vec(), Some(2))));
+}
+
+#[test]
+fn an_absent_entry_is_never_an_empty_one_whatever_a_power_cut_takes() {
+    let world = World::simulated();
+    publish_as(&world, "first", Durability::Data, OLD);
+    let process = world.process("second");
+    let cache = cache(&process, Durability::Data);
+    let task = world.spawn(&process, "main", move || {
+        let refresh = cache.entry("entry")?.refresh()?;
+        Ok::<_, cachelock::Error>(refresh.publish_absent(Duration::from_secs(60))?)
+    });
+    while world.run_until(&task, |_| true) != Stopped::Finished {
+        for lost in ["", ".cachelock", "tags", "stage-", "entry"] {
+            let names = |pending: &Pending| lose_if(pending.name.starts_with(lost));
+            let bytes = |pending: &Pending| {
+                lose_if(
+                    matches!(pending.op, PendingOp::Write { .. }) || names(pending) == Keep::Lose,
+                )
+            };
+            for image in [
+                world.image(1, |pending| names(pending)),
+                world.image(1, |pending| bytes(pending)),
+            ] {
+                match read(&image, "reader") {
+                    Ok(found) => assert_ne!(
+                        found.map(|(bytes, _)| bytes),
+                        Some(Vec::new()),
+                        "{lost:?} lost\n{}",
+                        world.trace()
+                    ),
+                    Err(error) => assert!(error.is_corrupt(), "{error}"),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn names_that_outlive_their_claims_in_a_power_cut_are_swept_by_the_next_refresh() {
+    // Of three refreshes in a row that the disk has heard nothing of, the last one's names survive and nothing else does.
+    let world = World::simulated();
+    for name in ["first", "second"] {
+        publish_as(&world, name, Durability::Data, OLD);
+    }
+    let process = world.process("third");
+    let cache = cache(&process, Durability::Data);
+    let task = world.spawn(&process, "main", move || publish(&cache, NEW));
+    world.run_to(&task, |call| call.renames_to("entry"));
+    for survives in [
+        "claim-00000000000000000003",
+        "stage-00000000000000000003",
+        "head-00000000000000000003",
+    ] {
+        let image = world.image(1, |pending| {
+            let made = pending.op == PendingOp::Create;
+            let ours = ["cache", ".cachelock", survives];
+            lose_if(!made || !ours.iter().any(|name| pending.name.starts_with(name)))
+        });
+        assert!(!residue(&image).is_empty(), "{survives} survives");
+        assert_next_refresh_works(&image, 0, survives);
+    }
+}
+
+#[test]
+fn an_error_after_the_tag_of_an_absent_entry_is_not_told_as_a_failure_to_publish() {
+    let mut published = 0;
+    for n in 0.. {
+        assert!(n < TOO_MANY, "a refresh makes endlessly many calls");
+        let world = Before::Entry.world(Durability::Full);
+        let process = world.process("victim");
+        let hit = fail_call(&world, n, 1, IoError::Other);
+        let cache = cache(&process, Durability::Full);
+        let task = world.spawn(&process, "main", move || {
+            let refresh = cache.entry("entry")?.refresh()?;
+            Ok::<_, cachelock::Error>(refresh.publish_absent(Duration::from_secs(60))?)
+        });
+        let result = world.finish(task);
+        if !hit.load(Ordering::SeqCst) {
+            result.expect("nobody disturbed this refresh");
+            break;
+        }
+        world.clear_faults();
+        let is_absent = read(&world, "reader").expect("it is whole").is_none();
+        let said = match &result {
+            Ok(_) => true,
+            Err(error) => error.kind() == ErrorKind::NotDurable,
+        };
+        assert_eq!(said, is_absent, "call {n}: {result:?}\n{}", world.trace());
+        published += u32::from(result.is_err() && said);
+    }
+    assert!(published > 0, "no error came after the tag");
+}
+
+#[test]
+fn an_error_while_it_releases_costs_a_lease_only_holder_nothing() {
+    for n in 0.. {
+        assert!(n < TOO_MANY, "a refresh makes endlessly many calls");
+        let world = Before::Entry.world(Durability::Data);
+        let process = world.guest("victim");
+        let hit = fail_call(&world, n, 1, IoError::Other);
+        let cache = cache(&process, Durability::Data);
+        let task = world.spawn(&process, "main", move || publish(&cache, NEW));
+        let _ = world.finish(task);
+        if !hit.load(Ordering::SeqCst) {
+            break;
+        }
+        world.clear_faults();
+        let why = format!("an error at call {n}");
+        let found = read(&world, "reader").expect("it is whole");
+        let generation = found.and_then(|(_, generation)| generation);
+        assert_next_refresh_works(&world, generation.expect("it has a tag"), &why);
+    }
+}
+
+#[test]
+fn a_guest_that_is_overtaken_while_it_reads_the_old_payload_says_so() {
+    let world = World::simulated();
+    // Its tag's two records have one length, so only the hash tells which of them the payload is.
+    publish_as(&world, "first", Durability::Data, b"one length");
+    publish_as(&world, "second", Durability::Data, b"same again");
+    let process = world.guest("victim");
+    let victim = cache(&process, Durability::Data);
+    let task = world.spawn(&process, "main", move || publish(&victim, NEW));
+    world.run_to(&task, |call| {
+        call.op == Op::Read && &*call.dir == "/cache" && call.name == "entry"
+    });
+    let other = world.process("other");
+    let breaks = cache(&other, Durability::Data);
+    let taker = world.spawn(&other, "main", move || {
+        breaks.break_lock()?;
+        publish(&breaks, NEXT)
+    });
+    world.finish(taker).expect("it needs nobody's leave");
+    let error = world.finish(task).expect_err("it was overtaken");
+    assert!(error.is_lease_lost(), "{error}\n{}", world.trace());
+}

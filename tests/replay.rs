@@ -239,9 +239,12 @@ fn m6_loser_unlinks(stage: &Stage) -> Result<(), String> {
     let second = stage.publisher(&c, b"ccc");
     world.run_to(&second, |call| call.renames_to("head"));
     let third = stage.publisher(&d, b"dddd");
-    world.run_to(&third, |call| call.renames_to("head"));
+    world.run_to(&third, |call| call.is(Op::CreateNew, "head-"));
     world.run_until(&second, |call| call.op == Op::Wait);
     world.kill(&c.0);
+    // It has listed the directory before the third one's next head is there, and acquires only then.
+    world.run_until(&first, |call| call.is(Op::CreateNew, "head-"));
+    world.run_to(&third, |call| call.renames_to("head"));
     // Whatever it had to do to get there, it must not publish after the other has acquired.
     world.run_until(&first, |call| call.renames_to("entry"));
     let published = world.finish(third).map_err(|error| error.to_string())?;

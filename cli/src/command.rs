@@ -152,10 +152,7 @@ fn start(words: &[OsString], environment: &Environment, output: Stdio) -> Result
         command.env_remove(name);
     }
     command.envs(&environment.set);
-    process::die_with_parent(&mut command);
-    command
-        .spawn()
-        .map_err(|error| Failure::NotStarted(name(words), error))
+    process::start(&mut command).map_err(|error| Failure::NotStarted(name(words), error))
 }
 
 struct Running {

@@ -65,6 +65,11 @@ impl wit::GuestCache for CacheResource {
             Begun::Refresh(refresh) => wit::Begun::Refresh(refresh::resource(refresh)),
         })
     }
+
+    fn refresh(&self, entry: String) -> Result<wit::Refresh, wit::Error> {
+        let refresh = self.0.entry(&entry).and_then(|entry| entry.refresh());
+        refresh.map(refresh::resource).map_err(convert::error)
+    }
 }
 
 struct SnapshotResource(RefCell<Stream>);

@@ -51,6 +51,24 @@ impl Caches {
         Ok(self.table.push(OpenSnapshot { grant, stream })?)
     }
 
+    fn open_refresh(
+        &mut self,
+        grant: Arc<Grant>,
+        refresh: Refresh,
+    ) -> Result<Resource<OpenRefresh>, Failure> {
+        if self.refreshes >= self.limits.open_refreshes {
+            let text = "too many refreshes are open; end one of them".into();
+            return Err(wit::Error::Limit(text).into());
+        }
+        let refresh = self.table.push(OpenRefresh {
+            grant,
+            refresh: Some(refresh),
+            written: 0,
+        })?;
+        self.refreshes += 1;
+        Ok(refresh)
+    }
+
     /// What could be published again stays.
     fn finish(
         &mut self,
@@ -147,20 +165,20 @@ impl wit::HostCache for Caches {
             Begun::Fresh(stream) => self.snapshot(grant, stream).map(wit::Begun::Fresh),
             Begun::Stale(stream, _) => self.snapshot(grant, stream).map(wit::Begun::Stale),
             Begun::Absent => Ok(wit::Begun::Absent),
-            Begun::Refresh(refresh) => {
-                if self.refreshes >= self.limits.open_refreshes {
-                    let text = "too many refreshes are open; end one of them".into();
-                    return Err(wit::Error::Limit(text).into());
-                }
-                let refresh = self.table.push(OpenRefresh {
-                    grant,
-                    refresh: Some(refresh),
-                    written: 0,
-                })?;
-                self.refreshes += 1;
-                Ok(wit::Begun::Refresh(refresh))
-            }
+            Begun::Refresh(refresh) => self.open_refresh(grant, refresh).map(wit::Begun::Refresh),
         }
+    }
+
+    fn refresh(
+        &mut self,
+        cache: Resource<OpenCache>,
+        entry: String,
+    ) -> Result<Resource<OpenRefresh>, Failure> {
+        let open = self.table.get(&cache)?;
+        let grant = open.grant.clone();
+        let refresh = open.cache.entry(&entry).and_then(|entry| entry.refresh());
+        let refresh = refresh.map_err(|error| grant.error(&error))?;
+        self.open_refresh(grant, refresh)
     }
 
     fn drop(&mut self, cache: Resource<OpenCache>) -> wasmtime::Result<()> {

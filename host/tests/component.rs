@@ -11,28 +11,15 @@ use std::time::{Duration, Instant};
 use cachelock::{Cache, Entry, Timeout};
 use cachelock_host::{Caches, Limits};
 use tempfile::TempDir;
-use wac_graph::types::Package;
-use wac_graph::{CompositionGraph, EncodeOptions, plug};
 use wasmtime::component::Component;
+use wasmtime_wasi::p2::pipe::{MemoryInputPipe, MemoryOutputPipe};
 use wasmtime_wasi::{FsPerms, WasiCtx};
 
 use support::{ENGINE, Guest, assert_lines, built};
 
 /// The guest, with its import plugged into what the component exports.
 static JOINED: LazyLock<Component> = LazyLock::new(|| {
-    let mut graph = CompositionGraph::new();
-    let mut register = |name: &str, file| {
-        let bytes = fs::read(built(file)).expect("readable");
-        let package =
-            Package::from_bytes(name, None, bytes, graph.types_mut()).expect("a component");
-        graph.register_package(package).expect("each is there once")
-    };
-    let guest = register("guest", "steps-guest.wasm");
-    let provider = register("provider", "cachelock_component.wasm");
-    plug(&mut graph, vec![provider], guest).expect("the component exports what the guest imports");
-    let bytes = graph
-        .encode(EncodeOptions::default())
-        .expect("it can be encoded");
+    let bytes = support::joined("steps-guest.wasm");
     Component::from_binary(&ENGINE, &bytes).expect("it is a component again")
 });
 
@@ -174,6 +161,14 @@ fn a_dropped_abandoned_or_published_refresh_releases_at_once() {
 }
 
 #[test]
+fn a_guest_refreshes_in_any_case_if_it_asks_for_that() {
+    let dir = scratch();
+    support::assert_refreshes_in_any_case(dir.path(), ["/d/a", "/d/b"], |steps| {
+        run(dir.path(), steps)
+    });
+}
+
+#[test]
 fn errors_have_their_cases() {
     let dir = scratch();
     fs::create_dir(dir.path().join("folder")).expect("created");
@@ -209,6 +204,47 @@ fn a_guest_with_a_read_only_directory_reads_and_is_told_why_it_cannot_refresh() 
     );
     let guest = run_with(dir.path(), FsPerms::ReadOnly, "open=/d read=e begin=e,0");
     assert_lines(&guest, &["ok", "ok 1 text", "Permission"]);
+}
+
+#[test]
+fn the_program_with_a_read_only_directory_reads_and_says_why_it_cannot_refresh() {
+    let dir = scratch();
+    let cache = native(dir.path(), Timeout::TryOnce);
+    publish(&cache.entry("e").expect("a name"), "text");
+    let program = Component::from_file(&ENGINE, built("cachelock.wasm")).expect("a component");
+    let run = |words: &[&str]| {
+        let [out, said] = [(); 2].map(|()| MemoryOutputPipe::new(1 << 20));
+        let mut wasi = WasiCtx::builder();
+        wasi.preopened_dir(dir.path(), "/d", FsPerms::ReadOnly)
+            .expect("the directory is there");
+        wasi.arg("cachelock").args(words);
+        wasi.stdin(MemoryInputPipe::new("new"))
+            .stdout(out.clone())
+            .stderr(said.clone());
+        let (_, ended) = support::run_command(&program, Caches::new(Limits::default()), &mut wasi);
+        let text = |pipe: MemoryOutputPipe| String::from_utf8_lossy(&pipe.contents()).into_owned();
+        (matches!(ended, Ok(Ok(()))), text(out), text(said))
+    };
+    let (succeeds, out, said) = run(&["read", "/d/e"]);
+    assert!(succeeds && out == "text", "{out:?} {said}");
+    let (succeeds, out, said) = run(&["status", "/d/e"]);
+    assert!(succeeds && out.contains("generation"), "{out:?} {said}");
+    for words in [
+        &["refresh", "/d/e", "--json"][..],
+        &["sweep", "/d", "--json"],
+    ] {
+        let (succeeds, _, said) = run(words);
+        assert!(!succeeds, "{words:?} has changed what cannot be changed");
+        for part in [
+            "\"error\":\"permission\"",
+            "/d/.cachelock",
+            "for reading only",
+        ] {
+            assert!(said.contains(part), "{words:?}: {part} is not said: {said}");
+        }
+    }
+    let (succeeds, out, said) = run(&["read", "/d/e"]);
+    assert!(succeeds && out == "text", "{out:?} {said}");
 }
 
 #[test]

@@ -120,6 +120,19 @@ fn a_producer_in_a_guest_may_answer_not_modified_or_absent() {
 }
 
 #[test]
+fn a_guest_refreshes_in_any_case_if_it_asks_for_that() {
+    let dir = scratch();
+    support::assert_refreshes_in_any_case(dir.path(), ["a", "b"], |steps| {
+        let caches = ["a", "b"]
+            .iter()
+            .fold(Caches::new(Limits::default()), |caches, name| {
+                caches.grant(*name, dir.path().join(name))
+            });
+        run_with(caches, steps)
+    });
+}
+
+#[test]
 fn a_failed_publish_gives_the_refresh_back() {
     let dir = scratch();
     let guest = run(

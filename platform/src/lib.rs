@@ -7,6 +7,7 @@
 //! | module | target | what backs it |
 //! | --- | --- | --- |
 //! | `unix` | Linux, macOS, the BSDs | `openat` and its family, `flock` through `fs4`, inotify on Linux |
+//! | `windows` | Windows 10 and later | `NtCreateFile` and its family, `LockFileEx` through `fs4` |
 //! | `wasi` | WASI preview 2 | the `wasi` crate, below preopened directories |
 //! | [`memory`] | every target; `wasm32-unknown-unknown` has no other | a simulated disk, clock and process table |
 //! | `unsupported` | anything else | a typed error for each call |
@@ -35,7 +36,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 pub mod folders;
-#[cfg(any(test, feature = "bare"))]
+#[cfg(any(test, all(feature = "bare", target_os = "wasi")))]
 mod heap;
 pub mod input;
 pub mod memory;
@@ -43,8 +44,13 @@ pub mod process;
 
 cfg_if::cfg_if! {
     if #[cfg(unix)] {
+        mod condvar;
         mod unix;
         use unix as backend;
+    } else if #[cfg(windows)] {
+        mod condvar;
+        mod windows;
+        use windows as backend;
     } else if #[cfg(all(target_os = "wasi", target_env = "p2"))] {
         mod wasi;
         use wasi as backend;
@@ -290,9 +296,12 @@ pub enum Access {
 /// An open file. The handle stays on the same file when that is renamed or unlinked, except in sandboxes, where a
 /// backend may open the file by name for each call; there every call may answer `NotFound`.
 pub trait File: Send + Sync {
-    /// Whether the handle stays on its file, whatever happens to the name. Where it does not, each call answers
-    /// `NotFound` once the name is gone, and [`File::read_at`] also when the name is another file's than at the first
-    /// read. One call never mixes two files.
+    /// Whether the handle may be kept between calls: it stays on its file, whatever happens to the name, and is not in the way of
+    /// whoever replaces or removes that name. If not, it is one of these:
+    ///
+    /// - It does not stay on its file: each call answers `NotFound` once the name is gone, and [`File::read_at`] also when
+    ///   the name is another file's than at the first read. One call never mixes two files.
+    /// - As long as it is open, the name cannot be replaced; see [`Platform::is_busy`].
     fn is_pinned(&self) -> bool {
         true
     }

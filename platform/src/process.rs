@@ -6,14 +6,14 @@
 use std::io;
 use std::process::{Child, Command, ExitStatus};
 
-/// A request to end, as a person or the system makes it.
+/// A request to end, as a person or the system makes it. Windows has events of the console for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Termination {
-    /// `SIGINT`: Ctrl-C.
+    /// `SIGINT`, on Windows too: Ctrl-C.
     Interrupt,
-    /// `SIGTERM`: the polite `kill`.
+    /// `SIGTERM`: the polite `kill`. On Windows Ctrl-Break, the one event that a program can send to another.
     Terminate,
-    /// `SIGHUP`: the terminal is gone.
+    /// `SIGHUP`: the terminal is gone. On Windows its window is being closed, or the session ends.
     Hangup,
 }
 
@@ -37,18 +37,19 @@ pub fn can_start() -> io::Result<()> {
     backend::can_start()
 }
 
-/// Makes the child that `command` is going to start be killed when this process dies, however it dies.
+/// Starts `command`. The child is killed when this process dies, however it dies, where the system offers that: by
+/// `SIGKILL` on Linux, by a job object on Windows. Elsewhere the child goes on, and the program says so in its documentation.
 ///
-/// On Linux the kernel sends the child `SIGKILL`. Elsewhere this does nothing: the child goes on, and the program says
-/// so in its documentation.
-///
-/// Limits on Linux:
-/// - The kernel watches the *thread* that spawns the child. Spawn it from a thread that lives as long as the process
-///   does, best the main thread.
-/// - Call it in the process that spawns the child, not before a fork.
+/// Limits:
 /// - It covers the child, but not what the child starts in turn, and not a child that is set-user-id.
-pub fn die_with_parent(command: &mut Command) {
-    backend::die_with_parent(command);
+/// - On Linux the kernel watches the *thread* that calls this. Let it be one that lives as long as the process does, best the
+///   main thread.
+/// - On Windows a child outlives this process if that dies in the very moment between the start and the next call.
+///
+/// # Errors
+/// As [`Command::spawn`].
+pub fn start(command: &mut Command) -> io::Result<Child> {
+    backend::start(command)
 }
 
 /// Calls `handler` in a background thread for each request to end this process, instead of ending it.
@@ -57,7 +58,7 @@ pub fn die_with_parent(command: &mut Command) {
 /// requests in quick succession may be reported as one. The signals remain caught for the life of the process.
 ///
 /// # Errors
-/// `Unsupported` outside unix; what the system says when it refuses a thread or a descriptor. After an error the signals
+/// `Unsupported` on WASI; what the system says when it refuses a thread or a descriptor. After an error the signals
 /// do what they did before.
 pub fn on_termination(handler: impl FnMut(Termination) + Send + 'static) -> io::Result<()> {
     backend::on_termination(handler)
@@ -77,7 +78,7 @@ pub fn outlive_file_size_limit() -> io::Result<()> {
 /// Do not call it once the child has been waited for: its number may be another process's by then.
 ///
 /// # Errors
-/// `Unsupported` outside unix; what the system says.
+/// `Unsupported` outside unix, where a child can only be killed; what the system says.
 pub fn terminate(child: &Child) -> io::Result<()> {
     backend::terminate(child)
 }
@@ -85,7 +86,7 @@ pub fn terminate(child: &Child) -> io::Result<()> {
 /// Calls `handler` in a background thread once `child` has ended. It must still be waited for, which then does not block.
 ///
 /// # Errors
-/// `Unsupported` outside unix and where a unix cannot wait for a child without taking its status; what the system says when it
+/// `Unsupported` on WASI and where a unix cannot wait for a child without taking its status; what the system says when it
 /// refuses a thread.
 pub fn on_exit(child: &Child, handler: impl FnOnce() + Send + 'static) -> io::Result<()> {
     backend::on_exit(child, handler)
@@ -98,15 +99,18 @@ pub fn has_null_input() -> bool {
     backend::has_null_input()
 }
 
-/// The exit code that passes on how a child has ended: its own; 128 and the number of the signal that killed it; 1 for a
-/// code that does not fit (Windows).
+/// The exit code that passes on how a child has ended: its own; 128 and the number of the signal that killed it; on Windows 130
+/// if Ctrl-C ended it, and 1 for a code that does not fit.
 #[must_use]
 pub fn exit_code(status: ExitStatus) -> u8 {
-    match status.code() {
-        Some(code) => u8::try_from(code).unwrap_or(1),
-        None => backend::signal_exit_code(status),
+    match status.code().map(u8::try_from) {
+        Some(Ok(code)) => code,
+        _ => backend::odd_exit_code(status),
     }
 }
+
+#[cfg(windows)]
+use crate::windows::process as backend;
 
 #[cfg(unix)]
 mod backend {
@@ -128,9 +132,14 @@ mod backend {
         Ok(())
     }
 
+    pub(super) fn start(command: &mut Command) -> io::Result<Child> {
+        die_with_parent(command);
+        command.spawn()
+    }
+
     #[cfg(any(target_os = "linux", target_os = "android"))]
     #[allow(unsafe_code, reason = "code between fork and exec")]
-    pub(super) fn die_with_parent(command: &mut Command) {
+    fn die_with_parent(command: &mut Command) {
         use std::os::unix::process::CommandExt;
 
         use rustix::process::{getpid, getppid, set_parent_process_death_signal};
@@ -151,7 +160,7 @@ mod backend {
     }
 
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    pub(super) fn die_with_parent(_command: &mut Command) {}
+    fn die_with_parent(_command: &mut Command) {}
 
     pub(super) fn on_termination(
         mut handler: impl FnMut(Termination) + Send + 'static,
@@ -254,13 +263,13 @@ mod backend {
             && input.st_rdev == null.st_rdev
     }
 
-    pub(super) fn signal_exit_code(status: ExitStatus) -> u8 {
+    pub(super) fn odd_exit_code(status: ExitStatus) -> u8 {
         let code = status.signal().and_then(|signal| u8::try_from(signal).ok());
         code.map_or(1, |signal| 128_u8.saturating_add(signal))
     }
 }
 
-#[cfg(not(unix))]
+#[cfg(not(any(unix, windows)))]
 mod backend {
     use std::io;
     use std::process::{Child, Command, ExitStatus};
@@ -284,7 +293,9 @@ mod backend {
         Ok(())
     }
 
-    pub(super) fn die_with_parent(_command: &mut Command) {}
+    pub(super) fn start(command: &mut Command) -> io::Result<Child> {
+        command.spawn()
+    }
 
     pub(super) fn on_termination(
         _handler: impl FnMut(Termination) + Send + 'static,
@@ -311,7 +322,7 @@ mod backend {
         false
     }
 
-    pub(super) fn signal_exit_code(_status: ExitStatus) -> u8 {
+    pub(super) fn odd_exit_code(_status: ExitStatus) -> u8 {
         1
     }
 }

@@ -958,6 +958,40 @@ mod ends {
     }
 
     #[test]
+    fn an_image_is_what_a_power_cut_would_leave_and_the_world_goes_on() {
+        let world = world();
+        let a = world.process("a");
+        let dir = open(&a, "/cache");
+        let file = dir.open("file", NEW).unwrap();
+        file.write_at(b"bytes", 0).unwrap();
+        let what: Vec<PendingOp> = world.pending().into_iter().map(|one| one.op).collect();
+        assert_eq!(
+            what,
+            [PendingOp::Create, PendingOp::Write { offset: 0, len: 5 }]
+        );
+        let names_only = |pending: &cachelock_platform::memory::Pending| match pending.op {
+            PendingOp::Create => Keep::Keep,
+            _ => Keep::Lose,
+        };
+        world.advance(SECOND);
+        let image = world.image(0, names_only);
+        assert_eq!(image.read_file("/cache/file").unwrap(), b"");
+        assert!(image.pending().is_empty(), "what is left is durable");
+        assert_eq!(image.now(), world.now());
+        let there = image.process("a");
+        assert_ne!(there.identity().boot, a.identity().boot);
+        assert_ne!(there.random().unwrap(), a.random().unwrap());
+        open(&there, "/cache").unlink("file").unwrap();
+        assert_eq!(
+            world.read_file("/cache/file").unwrap(),
+            b"bytes",
+            "it is another disk"
+        );
+        file.sync().unwrap();
+        assert_eq!(world.pending().len(), 1, "the handle is still good");
+    }
+
+    #[test]
     fn a_reboot_keeps_the_disk_and_changes_the_boot() {
         let world = world();
         let a = world.process("a");

@@ -4,15 +4,23 @@ use std::process::ExitCode;
 
 use crate::Layer;
 
+mod errors;
 pub mod fuzzing;
 pub mod hostile;
+mod images;
 pub mod injection;
 pub mod kills;
+mod model;
+mod schedules;
 
 /// All layers, in the order of their numbers.
 #[must_use]
 pub fn all() -> Vec<Box<dyn Layer>> {
     vec![
+        Box::new(model::ProtocolModel),
+        Box::new(schedules::Schedules),
+        Box::new(images::Images),
+        Box::new(errors::Errors),
         Box::new(injection::Injection),
         Box::new(kills::Kills),
         Box::new(fuzzing::Fuzzing),

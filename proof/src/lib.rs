@@ -9,9 +9,14 @@ pub mod layer;
 pub mod place;
 pub mod program;
 pub mod random;
+mod sim;
 mod table;
 
 pub mod layers;
+
+// Shared with the tests of the library.
+#[path = "../../tests/support/mod.rs"]
+mod support;
 
 pub use layer::{Broken, Control, Count, Layer, Outcome, Plan, Size};
 pub use table::Table;

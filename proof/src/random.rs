@@ -11,6 +11,16 @@ impl Random {
         Self(seed)
     }
 
+    /// The numbers for one place in a run: those for different places of one seed have nothing to do with each other.
+    #[must_use]
+    pub fn at(seed: u64, place: &[usize]) -> Self {
+        let mut random = Self(seed);
+        for &step in place {
+            random.0 = random.draw() ^ step as u64;
+        }
+        random
+    }
+
     /// The next one.
     pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -23,6 +33,11 @@ impl Random {
     /// One below `limit`, which must not be 0.
     pub fn below(&mut self, limit: u64) -> u64 {
         self.draw() % limit
+    }
+
+    /// An index into `count` things, of which there must be one.
+    pub fn pick(&mut self, count: usize) -> usize {
+        usize::try_from(self.below(count as u64)).expect("it is below a usize")
     }
 
     /// True once in `times`, which must not be 0.

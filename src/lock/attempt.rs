@@ -11,6 +11,7 @@ use crate::control::{self, Control, HEAD};
 use crate::error::{Error, Result};
 use crate::events::{Event, EventKind};
 use crate::mutation::Mutation;
+use crate::wait::Waiter;
 
 /// Epochs are lengths of a file, so they end where file offsets do.
 const EPOCH_MAX: u64 = i64::MAX as u64;
@@ -76,14 +77,18 @@ impl<'a> Attempt<'a> {
             Ok(()) => Ok(Some(attempt)),
             Err(error) => {
                 attempt.give_up();
+                // Where files are opened by name for each call: others have left this epoch behind, and removed the claim.
+                if super::is_gone(&error) {
+                    return Ok(None);
+                }
                 Err(error)
             }
         }
     }
 
-    /// Steps 3 and 4; `None` if overtaken meanwhile.
-    pub(super) fn finish(self) -> Result<Option<Acquired>> {
-        match self.become_holder() {
+    /// Steps 3 and 4; `None` if overtaken meanwhile. Waits for whoever has one of the files open where that is in the way.
+    pub(super) fn finish(self, waiter: &mut Waiter<'_>) -> Result<Option<Acquired>> {
+        match self.become_holder(waiter) {
             Ok(Some(names)) => {
                 let (removed, waited_out) = self.collect(&names);
                 let lease = Lease::new(self.control.clone(), self.claim);
@@ -105,31 +110,36 @@ impl<'a> Attempt<'a> {
     }
 
     /// The fence, the next head, the check, the rename. Returns the last listing, or `None` if overtaken.
-    fn become_holder(&self) -> Result<Option<Vec<String>>> {
+    fn become_holder(&self, waiter: &mut Waiter<'_>) -> Result<Option<Vec<String>>> {
         let control = self.control;
         let cx = &control.cx;
         let late_fence = cx.mutated(Mutation::HeadBeforeFence);
         let mut names = if late_fence {
             Vec::new()
         } else {
-            self.fence()?
+            self.fence(waiter)?
         };
         let name = control::next_head(self.claim.epoch, self.claim.nonce);
         let file = control.create_unique(&name)?;
-        file.set_len(self.claim.epoch)
-            .map_err(|error| control.failed("set the length of", &name, error))?;
-        if control.is_remote() {
-            file.sync()
-                .map_err(|error| control.failed("sync", &name, error))?;
+        let mut made = file.set_len(self.claim.epoch);
+        if control.is_remote() && made.is_ok() {
+            made = file.sync();
         }
         drop(file);
+        match made {
+            Ok(()) => {}
+            // Fenced; seen here where files are opened by name for each call.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(control.failed("make", &name, error)),
+        }
         if !cx.mutated(Mutation::HeadNotChecked)
             && (control.exists(&control::claim(self.claim.epoch + 1))?
                 || control.head()? >= self.claim.epoch)
         {
             return Ok(None);
         }
-        match control.dir.rename(&name, &*control.dir, HEAD) {
+        let rename = || control.dir.rename(&name, &*control.dir, HEAD);
+        match control.patiently(HEAD, waiter, rename)? {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => {
@@ -137,14 +147,14 @@ impl<'a> Attempt<'a> {
             }
         }
         if late_fence {
-            names = self.fence()?;
+            names = self.fence(waiter)?;
         }
         Ok(Some(names))
     }
 
     /// Step 3: removes what earlier epochs could still rename. Returns the listing that showed none of it, the names that
     /// were removed added at its end.
-    fn fence(&self) -> Result<Vec<String>> {
+    fn fence(&self, waiter: &mut Waiter<'_>) -> Result<Vec<String>> {
         let one_epoch = self.control.cx.mutated(Mutation::FenceOneEpoch);
         let is_stale = |name: &str| match control::kind_of(name) {
             control::Kind::Fenced(epoch) if one_epoch => epoch + 1 == self.claim.epoch,
@@ -164,17 +174,28 @@ impl<'a> Attempt<'a> {
                 return Ok(names);
             }
             for name in stale {
-                self.control.unlink(&name)?;
+                self.control.unlink_patiently(&name, waiter)?;
                 removed.push(name);
             }
         }
     }
 
-    /// After acquiring: the claims of earlier epochs and abandoned wants. Best effort; the next holder tries again.
+    /// After acquiring: the claims of earlier epochs, abandoned wants, and what a power loss has left. Best effort; the next
+    /// holder tries again.
     fn collect(&self, names: &[String]) -> (usize, Option<Claim>) {
         let control = self.control;
         let mut removed = 0;
         let mut last: Option<Claim> = None;
+        // Names of this epoch or a later one have outlived the claims and the head that they came after, in a power loss. Their
+        // makers are dead: the names were there before the check has found no next claim and a head below this epoch, and a
+        // claim goes only when the head has reached it. So without the check nothing could be told.
+        let unchecked = control.cx.mutated(Mutation::HeadNotChecked)
+            || control.cx.mutated(Mutation::HeadBeforeFence);
+        let ours = [
+            control::claim(self.claim.epoch),
+            control::next_head(self.claim.epoch, self.claim.nonce),
+        ];
+        let is_ours = |name: &String| unchecked || ours.contains(name);
         for name in names {
             match control::kind_of(name) {
                 control::Kind::Claim(epoch) if epoch < self.claim.epoch => {
@@ -188,6 +209,9 @@ impl<'a> Attempt<'a> {
                     removed += usize::from(control.unlink(name).unwrap_or(false));
                 }
                 control::Kind::Fenced(epoch) if epoch < self.claim.epoch => removed += 1,
+                control::Kind::Claim(_) | control::Kind::Fenced(_) if !is_ours(name) => {
+                    removed += usize::from(control.unlink(name).unwrap_or(false));
+                }
                 _ => {}
             }
         }

@@ -12,6 +12,7 @@ use super::claim::{Claim, Holder, RECORD_READ};
 use crate::control::{self, Control, GATE, HEAD};
 use crate::error::Result;
 use crate::mutation::Mutation;
+use crate::transfer;
 use crate::wait::Waiter;
 
 /// How long a claim without a readable record is respected: its holder died, or is about to write it.
@@ -177,7 +178,7 @@ pub(crate) fn expired_by_file_clock(
 pub(crate) fn mark_released(control: &Control, claim: &Claim) -> Result<()> {
     let name = control::claim(claim.epoch);
     if let Some((file, _)) = control.open(&name, Access::Write)? {
-        let found = control::read_up_to(&*file, RECORD_READ).ok();
+        let found = transfer::read_up_to(&*file, RECORD_READ).ok();
         if found
             .and_then(|bytes| Claim::decode(&bytes).ok())
             .is_none_or(|found| found.nonce == claim.nonce)

@@ -42,6 +42,7 @@ use crate::error::{Error, Result};
 use crate::events::{Event, EventKind};
 use crate::mutation::Mutation;
 use crate::section::Section;
+use crate::transfer;
 use crate::wait::Waiter;
 
 /// Why most leases are lost.
@@ -105,7 +106,7 @@ impl Lease {
             waiter.check_cancelled()?;
             let (sight, overtakes) = turn.wait(waiter, observation, request)?;
             match Attempt::start(control, request.kind, &sight)? {
-                Some(attempt) => match attempt.finish()? {
+                Some(attempt) => match attempt.finish(waiter)? {
                     Some(acquired) => {
                         acquired.announce(overtakes);
                         return Ok(acquired.lease);
@@ -211,10 +212,20 @@ impl Lease {
     /// Shows others that the holder is alive. Rewrites the record in place and never creates it: what is gone is lost.
     pub(crate) fn beat(&self) -> Result<()> {
         // Said outside of the section: whoever hears of it may drop the lock.
-        match self.beat_alone()? {
+        let lost = match self.beat_alone() {
+            // Since it was opened: where that is done by name for each call, it is not found at the next one.
+            Err(error) if super::is_gone(&error) => Some(self.claim_is_gone()?),
+            beaten => beaten?,
+        };
+        match lost {
             None => Ok(()),
             Some(lost) => Err(self.lose(lost)),
         }
+    }
+
+    fn claim_is_gone(&self) -> Result<String> {
+        let reason = self.overtaken_by()?;
+        Ok(reason.unwrap_or_else(|| "its claim was deleted".to_owned()))
     }
 
     /// Returns why the lease is lost, if it is.
@@ -229,10 +240,9 @@ impl Lease {
         let cx = &self.control.cx;
         let name = control::claim(self.epoch);
         let Some((file, _)) = self.control.open(&name, Access::Write)? else {
-            let reason = self.overtaken_by()?;
-            return Ok(reason.or_else(|| Some("its claim was deleted".to_owned())));
+            return self.claim_is_gone().map(Some);
         };
-        let found = control::read_up_to(&*file, RECORD_READ)
+        let found = transfer::read_up_to(&*file, RECORD_READ)
             .map_err(|error| self.control.failed("read", &name, error))?;
         if Claim::decode(&found).is_ok_and(|found| found.nonce != self.nonce) {
             return Ok(Some("its claim is somebody else's".to_owned()));
@@ -291,9 +301,8 @@ impl Lease {
             return Ok(());
         }
         // Somebody deleted `head`, or it would not be lower: then the claim must keep its epoch from being claimed again.
-        if self.control.head()? >= self.epoch
-            && self.control.unlink(&control::claim(self.epoch)).is_ok()
-        {
+        let reached = self.control.head().is_ok_and(|head| head >= self.epoch);
+        if reached && self.control.unlink(&control::claim(self.epoch)).is_ok() {
             return Ok(());
         }
         self.mark_released()

@@ -252,7 +252,8 @@ pub(crate) fn acquire(
     }
 }
 
-fn is_gone(error: &Error) -> bool {
+/// Whether the system said "not found".
+pub(crate) fn is_gone(error: &Error) -> bool {
     std::error::Error::source(error)
         .and_then(|source| source.downcast_ref::<std::io::Error>())
         .is_some_and(|source| source.kind() == std::io::ErrorKind::NotFound)

@@ -17,6 +17,7 @@ use crate::error::Result;
 use crate::mutation::Mutation;
 use crate::text;
 use crate::time;
+use crate::transfer;
 use crate::wait::Waiter;
 
 /// How often a want is beaten at least.
@@ -74,7 +75,7 @@ impl Want {
 
     /// A courtesy that cannot be recorded is none; the wait goes on without it.
     fn write(&self, file: &dyn File, waited: Duration) {
-        let _ = control::write_all_at(file, record(waited).as_bytes(), 0);
+        let _ = transfer::write_all_at(file, record(waited).as_bytes(), 0);
     }
 }
 

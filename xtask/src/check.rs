@@ -12,11 +12,13 @@ use crate::sysroot::{self, Source, Target};
 pub(crate) const MACOS: Target = Target {
     triple: "aarch64-apple-darwin",
     libc: None,
+    start_files: &[],
 };
 
 pub(crate) const FREEBSD: Target = Target {
     triple: "x86_64-unknown-freebsd",
     libc: None,
+    start_files: &[],
 };
 
 pub(crate) fn macos(root: &Path) -> Result<Report, Failure> {

@@ -1,7 +1,8 @@
-//! Running programs, and saying what went wrong.
+//! Running programs, where they leave what they make, and saying what went wrong.
 
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::Failure;
@@ -46,6 +47,20 @@ pub(crate) fn words<const N: usize>(words: [&OsStr; N]) -> Result<OsString, Fail
         }
     }
     Ok(words.join(OsStr::new(" ")))
+}
+
+/// Where cargo builds.
+pub(crate) fn target_dir(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir))
+}
+
+/// Whoever runs the old `to` meanwhile keeps it.
+pub(crate) fn replace(from: &Path, to: &Path) -> Result<(), String> {
+    let parent = to.parent().unwrap_or(to);
+    let new = to.with_extension("new");
+    fs::create_dir_all(parent).map_err(|error| cannot("create", parent, &error))?;
+    fs::copy(from, &new).map_err(|error| cannot("copy", from, &error))?;
+    fs::rename(&new, to).map_err(|error| cannot("replace", to, &error))
 }
 
 #[cfg(test)]

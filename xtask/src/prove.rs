@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use crate::command::target_dir;
 use crate::suite::cargo;
 use crate::{Failure, sysroot, wasi};
 
@@ -29,7 +30,7 @@ fn programs(root: &Path) -> Result<String, Failure> {
     cargo(root, "build --release -p cachelock-cli", &none)?;
     wasi::build(root, sysroot::Source::Any)?;
     let (wasmtime, guest) = wasi::runnable(root)?;
-    let program = wasi::target_dir(root).join("release").join("cachelock");
+    let program = target_dir(root).join("release").join("cachelock");
     let mut words = String::new();
     for (option, path) in [
         ("--program", program),
@@ -50,7 +51,7 @@ const FUZZED: &str = "-Zsanitizer=address -Cpasses=sancov-module -Cllvm-args=-sa
 
 /// Builds the program that fuzzes, in a folder of its own. With a target that is named nothing is added to build scripts.
 fn fuzzer(root: &Path) -> Result<PathBuf, Failure> {
-    let folder = wasi::target_dir(root).join("fuzz");
+    let folder = target_dir(root).join("fuzz");
     let variables: [(&str, OsString); 3] = [
         // Without it only a nightly compiler takes these options.
         ("RUSTC_BOOTSTRAP", "1".into()),

@@ -88,6 +88,16 @@ pub(crate) const WASI: &[Need] = &[
 /// What the tests of the web target need.
 pub(crate) const WEB: &[Need] = &[program("node", "nodejs", "anything on the web target")];
 
+/// What the tests on Windows need.
+pub(crate) const WINDOWS: &[Need] = &[
+    program(
+        "x86_64-w64-mingw32-gcc",
+        "gcc-mingw-w64-x86-64-win32",
+        "anything on Windows",
+    ),
+    program("wine", "wine", "anything on Windows"),
+];
+
 /// What the tests have to do without, one line each.
 pub(crate) type Missing = Vec<String>;
 
@@ -107,6 +117,11 @@ pub(crate) fn run(needs: &[Need]) -> Result<Missing, Failure> {
         return Err(Failure::Step);
     }
     Ok(missing)
+}
+
+/// Whether all of it is there.
+pub(crate) fn are_met(needs: &[Need]) -> bool {
+    needs.iter().all(Need::is_met)
 }
 
 impl Need {

@@ -24,6 +24,8 @@ pub(crate) struct Target {
     pub(crate) triple: &'static str,
     /// Debian's package of its C library, where programs need one.
     pub(crate) libc: Option<&'static str>,
+    /// What the source of the standard library has beside it for each program's start and end.
+    pub(crate) start_files: &'static [&'static str],
 }
 
 impl Target {
@@ -172,6 +174,16 @@ fn build(
         copy_all(&libc, &lib.join("self-contained"), |name| {
             name.ends_with(".a") || name.ends_with(".o")
         })?;
+    }
+    let start_files = source_of(&unpacked)?.join("library").join("rtstartup");
+    for name in target.start_files {
+        let mut compile = rustc();
+        compile.args(["--crate-type", "rlib", "--emit", "obj"]);
+        compile.args(["--target", target.triple, "-o"]);
+        compile.arg(lib.join(name).with_extension("o"));
+        compile.arg(start_files.join(name).with_extension("rs"));
+        // The features of this compiler.
+        output(compile.env("RUSTC_BOOTSTRAP", "1"))?;
     }
     let stamp = sysroot.join(STAMP);
     fs::write(&stamp, "").map_err(|error| cannot("write", &stamp, &error))

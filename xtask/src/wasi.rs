@@ -20,7 +20,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::command::{cannot, output, said, words};
+use crate::command::{cannot, output, replace, said, target_dir, words};
 use crate::suite::{Report, cargo, some_tests};
 use crate::sysroot::{self, Source, Variables};
 use crate::{Failure, setup};
@@ -28,7 +28,11 @@ use crate::{Failure, setup};
 pub(crate) const TARGET: sysroot::Target = sysroot::Target {
     triple: "wasm32-wasip2",
     libc: Some("wasi-libc"),
+    start_files: &[],
 };
+
+/// The package of the guests that tests run on the interface.
+const EXAMPLE_GUESTS: &str = "cachelock-example-guest";
 
 /// What is handed out.
 struct Artifact {
@@ -125,11 +129,7 @@ pub(crate) fn conformance(root: &Path) -> Result<Report, Failure> {
 
 /// Native tests that run the program as a guest.
 pub(crate) fn processes(root: &Path) -> Result<Report, Failure> {
-    let (wasmtime, guest) = runnable(root)?;
-    let variables = [
-        ("CACHELOCK_TEST_WASMTIME", wasmtime.into_os_string()),
-        ("CACHELOCK_TEST_GUEST", guest.into_os_string()),
-    ];
+    let variables = given(root)?;
     let arguments = "test -p cachelock-cli --features wasi-tests --test wasi";
     some_tests(cargo(root, arguments, &variables)?)
 }
@@ -151,11 +151,38 @@ pub(crate) fn runnable(root: &Path) -> Result<(PathBuf, PathBuf), Failure> {
 
 /// A guest that imports the interface, on the component and on a host that implements it.
 pub(crate) fn interface(root: &Path) -> Result<Report, Failure> {
-    let guest = "cachelock-example-guest";
-    build_package(root, guest, "", &toolchain(root, Source::Any)?)?;
-    let variables = [("CACHELOCK_TEST_GUESTS", built(root))];
+    build_package(root, EXAMPLE_GUESTS, "", &toolchain(root, Source::Any)?)?;
+    let variables = given(root)?;
     let arguments = "test -p cachelock-host --features wasi-tests";
     some_tests(cargo(root, arguments, &variables)?)
+}
+
+/// Natives and guests that share one entry, for minutes. The tests say in tables what each has done.
+pub(crate) fn mixed(root: &Path) -> Result<Report, Failure> {
+    build_package(root, EXAMPLE_GUESTS, "", &toolchain(root, Source::Any)?)?;
+    let mut variables = given(root)?;
+    let program = native_program(root)?;
+    variables.push(("CACHELOCK_TEST_PROGRAM".into(), program.into_os_string()));
+    let arguments = "test -p cachelock-host --features wasi-stress --test mixed";
+    some_tests(cargo(root, arguments, &variables)?)
+}
+
+/// What tests of natives find in their environment: the runtime, the program for it, and where the other guests are.
+fn given(root: &Path) -> Result<Variables, Failure> {
+    let (wasmtime, program) = runnable(root)?;
+    Ok(vec![
+        ("CACHELOCK_TEST_WASMTIME".into(), wasmtime.into_os_string()),
+        ("CACHELOCK_TEST_GUEST".into(), program.into_os_string()),
+        ("CACHELOCK_TEST_GUESTS".into(), built(root).into_os_string()),
+    ])
+}
+
+/// The program for this machine, built as its tests build it, so that it is there already.
+fn native_program(root: &Path) -> Result<PathBuf, Failure> {
+    let variables: [(&str, &str); 0] = [];
+    let arguments = "build -p cachelock-cli --features wasi-tests";
+    cargo(root, arguments, &variables)?;
+    Ok(target_dir(root).join("debug").join("cachelock"))
 }
 
 /// Clients of the component in other languages.
@@ -165,13 +192,9 @@ pub(crate) fn clients(root: &Path) -> Result<Report, Failure> {
         println!("wasi: not tested, for want of python3 or pip3");
         return Ok(Report::default());
     }
-    // As the tests of the program build it, so that it is there already.
-    let variables: [(&str, &str); 0] = [];
-    let arguments = "build -p cachelock-cli --features wasi-tests";
-    cargo(root, arguments, &variables)?;
     let tried = clients::Tried {
         component: folder(root).join("cachelock-component.wasm"),
-        program: target_dir(root).join("debug").join("cachelock"),
+        program: native_program(root)?,
     };
     let sources = root.join("component").join("clients");
     let tests = said(clients::test(
@@ -193,20 +216,6 @@ fn toolchain(root: &Path, source: Source) -> Result<Variables, Failure> {
 /// Where all of this is.
 fn folder(root: &Path) -> PathBuf {
     root.join("target").join("wasi")
-}
-
-/// Where cargo builds.
-pub(crate) fn target_dir(root: &Path) -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir))
-}
-
-/// Whoever runs the old `to` meanwhile keeps it.
-fn replace(from: &Path, to: &Path) -> Result<(), String> {
-    let parent = to.parent().unwrap_or(to);
-    let new = to.with_extension("new");
-    fs::create_dir_all(parent).map_err(|error| cannot("create", parent, &error))?;
-    fs::copy(from, &new).map_err(|error| cannot("copy", from, &error))?;
-    fs::rename(&new, to).map_err(|error| cannot("replace", to, &error))
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use crate::sysroot::{self, Source};
 pub(crate) const TARGET: sysroot::Target = sysroot::Target {
     triple: "wasm32-unknown-unknown",
     libc: None,
+    start_files: &[],
 };
 
 const RUNNER: &str = "wasm-bindgen-test-runner";

@@ -155,13 +155,14 @@ impl File {
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let file = fs::File::open(path)?;
-    if file.metadata()?.is_dir() {
+    // Where a directory cannot be opened as a file, that error says less.
+    if fs::metadata(path)?.is_dir() {
         return Err(io::Error::new(
             io::ErrorKind::IsADirectory,
             "it is a directory",
         ));
     }
+    let file = fs::File::open(path)?;
     let mut bytes = Vec::new();
     file.take(MOST + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MOST {

@@ -91,6 +91,7 @@ impl Place {
     }
 
     /// Runs a copy of the program with this environment, as a user to whom permissions apply.
+    #[cfg(unix)]
     pub(crate) fn run_unprivileged(&self, words: &[&str], variables: &[(&str, &str)]) -> Output {
         use std::os::unix::fs::PermissionsExt as _;
 

@@ -57,7 +57,7 @@ fn a_payload_of_some_megabytes_goes_in_and_out() {
 #[test]
 fn what_needs_a_child_process_is_said_to_be_impossible_before_anything_is_waited_for() {
     let ground = Ground::new();
-    let holder = ground.native_that_holds();
+    let holder = ground.native_that_holds(&[]);
     for words in [
         &["lock", "DIR", "--json", "--", "true"][..],
         &["refresh", "FILE", "--json", "--", "true"],

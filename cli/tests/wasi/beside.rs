@@ -59,14 +59,15 @@ fn after_a_guest_was_killed_the_others_wait_for_its_lease_and_nothing_stays_behi
 #[test]
 fn after_a_native_was_killed_a_native_proceeds_at_once_and_a_guest_after_it() {
     let ground = Ground::new();
-    let native = ground.native_that_holds();
+    // A lease that nobody could wait for: that the holder is dead is seen by other means.
+    let native = ground.native_that_holds(&["--lease", "10m"]);
     assert_waiters_proceed(&ground, || drop(native), [Duration::ZERO; 2]);
 }
 
 #[test]
 fn a_guest_alone_waits_for_the_lease_of_a_native_that_was_killed() {
     let ground = Ground::new();
-    drop(ground.native_that_holds());
+    drop(ground.native_that_holds(&[]));
     let began = Instant::now();
     let ran = finish(&mut ground.guest(&["refresh", "FILE", "--json"]), "guest's");
     assert_eq!(generation_of(&ran), 1, "{ran}");
@@ -113,7 +114,7 @@ fn a_native_that_stood_still_is_overtaken_by_a_guest_and_publishes_nothing() {
 #[test]
 fn a_guest_waits_for_a_native_and_says_whom_it_waited_for_in_vain() {
     let ground = Ground::new();
-    let mut native = ground.native_that_holds();
+    let mut native = ground.native_that_holds(&[]);
     for timeout in ["0", "300ms"] {
         let words = ["refresh", "FILE", "--json", "--timeout", timeout];
         let ran = finish(&mut ground.guest(&words), "no");

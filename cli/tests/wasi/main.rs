@@ -16,7 +16,6 @@ use support::{Ran, Running, eventually, names};
 
 mod alone;
 mod beside;
-mod stress;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -86,8 +85,9 @@ impl Ground {
 
     /// A native that holds until its input ends.
     #[track_caller]
-    fn native_that_holds(&self) -> Running {
-        let mut command = self.native(&["lock", "DIR", "--", "cat"]);
+    fn native_that_holds(&self, words: &[&str]) -> Running {
+        let words = [&["lock", "DIR"], words, &["--", "cat"]].concat();
+        let mut command = self.native(&words);
         let native = Running::start(command.stdin(Stdio::piped()));
         eventually("the native holds", || self.is_held());
         native

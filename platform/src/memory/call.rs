@@ -119,7 +119,10 @@ impl fmt::Display for Call {
 
 /// The calls made so far, the newest last.
 #[derive(Default)]
-pub(super) struct Trace(VecDeque<(Duration, Arc<Call>, Result<&'static str, io::ErrorKind>)>);
+pub(super) struct Trace {
+    calls: VecDeque<(Duration, Arc<Call>, Result<&'static str, io::ErrorKind>)>,
+    pub(super) off: bool,
+}
 
 impl Trace {
     /// Older calls than these are forgotten: a long simulation would fill the memory.
@@ -131,16 +134,23 @@ impl Trace {
         call: Arc<Call>,
         outcome: Result<&'static str, io::ErrorKind>,
     ) {
-        if self.0.len() == Self::LIMIT {
-            self.0.pop_front();
+        if self.off {
+            return;
         }
-        self.0.push_back((at, call, outcome));
+        if self.calls.len() == Self::LIMIT {
+            self.calls.pop_front();
+        }
+        self.calls.push_back((at, call, outcome));
     }
 
     /// The last `lines` calls as text, one a line.
     pub(super) fn text(&self, lines: usize) -> String {
         let mut text = String::new();
-        for (at, call, outcome) in self.0.iter().skip(self.0.len().saturating_sub(lines)) {
+        for (at, call, outcome) in self
+            .calls
+            .iter()
+            .skip(self.calls.len().saturating_sub(lines))
+        {
             let (mark, outcome) = match outcome {
                 Ok("") => ("", String::new()),
                 Ok(word) => (" = ", (*word).to_owned()),

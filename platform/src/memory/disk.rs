@@ -25,20 +25,20 @@ const MAX_DATA: u64 = 1 << 31;
 /// Links that may be passed on the way to a directory; the same number as on Linux.
 const MAX_LINKS: usize = 40;
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct FileBody {
     pub(super) now: Content,
     pub(super) durable: Content,
     pub(super) pending: Vec<DataOp>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct DirBody {
     pub(super) now: BTreeMap<String, Ino>,
     pub(super) durable: BTreeMap<String, Ino>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Body {
     File(FileBody),
     Dir(DirBody),
@@ -46,7 +46,7 @@ pub(super) enum Body {
     Other,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Inode {
     pub(super) body: Body,
     /// The number of names; a directory without one has been removed.
@@ -61,6 +61,7 @@ pub(super) struct Inode {
     pub(super) name: String,
 }
 
+#[derive(Clone)]
 pub(super) struct Disk {
     pub(super) inodes: BTreeMap<Ino, Inode>,
     next: Ino,

@@ -12,6 +12,7 @@
 //! Not modelled: modes, owners and modification times (durable at once); a loss of what was synced; a name that is torn.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::content::Content;
 use super::disk::{Body, Disk, Ino, ROOT};
@@ -20,13 +21,13 @@ use super::random::Random;
 /// A name and what it is set to.
 pub(super) type NameSet = (Ino, String, Option<Ino>);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Change {
     Write { offset: u64, bytes: Vec<u8> },
     SetLen(u64),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct DataOp {
     seq: u64,
     change: Change,
@@ -34,7 +35,7 @@ pub(super) struct DataOp {
     forgotten: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct NameOp {
     seq: u64,
     sets: Vec<NameSet>,
@@ -202,6 +203,40 @@ impl Disk {
             .flat_map(|op| &op.sets)
             .flat_map(|(dir, _, ino)| [Some(*dir), *ino]);
         durable.flatten().chain(pending.flatten()).collect()
+    }
+
+    /// What is not durable, the oldest first, as [`Disk::power_cut`] asks about it.
+    pub(super) fn pending(&self) -> Vec<Pending> {
+        let mut pending = Vec::new();
+        for inode in self.inodes.values() {
+            if let Body::File(body) = &inode.body {
+                let op = |op: &DataOp| {
+                    let name = inode.name.clone();
+                    (
+                        op.seq,
+                        Pending {
+                            name,
+                            op: data_op(&op.change),
+                        },
+                    )
+                };
+                pending.extend(body.pending.iter().map(op));
+            }
+        }
+        let name = |op: &NameOp| Some((op.seq, name_op(&op.sets)?));
+        pending.extend(self.pending.iter().filter_map(name));
+        pending.sort_by_key(|(seq, _)| *seq);
+        pending.into_iter().map(|(_, pending)| pending).collect()
+    }
+
+    /// Another disk with the same on it. Nobody has a handle on that one.
+    pub(super) fn copy(&self) -> Self {
+        let mut copy = self.clone();
+        for inode in copy.inodes.values_mut() {
+            inode.pin = Arc::default();
+        }
+        copy.touched.clear();
+        copy
     }
 
     /// Cuts the power: `decide` is asked about each pending change, the oldest first. Afterwards all is durable. Only

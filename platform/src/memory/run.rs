@@ -8,7 +8,7 @@ use super::call::Call;
 use super::process::Process;
 use super::random::Random;
 use super::scheduler::Shared;
-use super::threads::{Ending, Policy, Run, Runnable, Status, Stop};
+use super::threads::{Choose, Ending, Policy, Run, Runnable, Status, Stop};
 use super::world::World;
 
 /// A thread that the test started in a simulated process, and its result.
@@ -250,18 +250,49 @@ impl World {
     pub fn run_together(
         &self,
         tasks: &[&dyn Target],
-        choose: impl FnMut(&[Runnable]) -> usize + Send + 'static,
+        mut choose: impl FnMut(&[Runnable]) -> usize + Send + 'static,
         max_steps: u64,
     ) -> Result<(), Unfinished> {
+        let choose = move |runnable: &[Runnable]| Some(choose(runnable));
+        self.run_chosen(tasks, Box::new(choose), false, max_steps)
+            .map(|_| ())
+    }
+
+    /// As [`World::run_together`], but `choose` is asked before each step, also where only one thread could go on, and with
+    /// `None` it ends the run there: to kill somebody, or to go on without one of the processes, which then stands still.
+    /// Returns whether all the tasks have ended.
+    ///
+    /// # Errors
+    /// As [`World::run_together`].
+    ///
+    /// # Panics
+    /// As [`World::run_together`].
+    pub fn run_some(
+        &self,
+        tasks: &[&dyn Target],
+        choose: impl FnMut(&[Runnable]) -> Option<usize> + Send + 'static,
+        max_steps: u64,
+    ) -> Result<bool, Unfinished> {
+        self.run_chosen(tasks, Box::new(choose), true, max_steps)
+    }
+
+    fn run_chosen(
+        &self,
+        tasks: &[&dyn Target],
+        choose: Choose,
+        each_step: bool,
+        max_steps: u64,
+    ) -> Result<bool, Unfinished> {
         let processes = tasks.iter().map(|task| task.target().0).collect();
         let goals = tasks.iter().filter_map(|task| task.target().1).collect();
         match self.drive(
             processes,
             goals,
-            Policy::Choose(Box::new(choose)),
+            Policy::Choose(choose, each_step),
             max_steps,
         ) {
-            Stop::Finished => Ok(()),
+            Stop::Finished => Ok(true),
+            Stop::Chosen => Ok(false),
             stop => Err(Unfinished {
                 blocked: matches!(stop, Stop::Blocked),
                 report: self.report(),
@@ -277,6 +308,11 @@ impl World {
     #[track_caller]
     fn fail(&self, why: &str) -> ! {
         panic!("{why}\n{}", self.report())
+    }
+
+    /// Whether calls are noted for [`World::trace`]; they are at first. An exploration looks at the calls of few of its runs.
+    pub fn set_traced(&self, traced: bool) {
+        self.shared.lock().trace.off = !traced;
     }
 
     /// Where every thread is, and the last calls: for failure messages.

@@ -16,8 +16,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::carriers;
 use super::host;
-use super::pool;
 use super::state::State;
 use super::threads::{Ending, Policy, Run, Runnable, Status, Stop, Turn, Wake};
 
@@ -85,7 +85,8 @@ impl Shared {
         let mut state = self.decide(state);
         while state.turn != Turn::Thread(me) {
             unlock(state);
-            thread::park();
+            carriers::park();
+            CURRENT.set(Some((self.address(), me)));
             state = self.lock();
         }
         state
@@ -152,9 +153,9 @@ impl Shared {
                 };
                 (state, chosen)
             }
-            Policy::Choose(choose) => {
-                if let [only] = options[..] {
-                    return (state, Ok(only));
+            Policy::Choose(choose, each_step) => {
+                if let ([only], false) = (&options[..], *each_step) {
+                    return (state, Ok(*only));
                 }
                 let runnable: Vec<Runnable> = options
                     .iter()
@@ -162,7 +163,8 @@ impl Shared {
                     .collect();
                 let (state, answer) = self.outside(state, || choose(&runnable));
                 let chosen = match answer {
-                    Ok(index) => Ok(options[index % options.len()]),
+                    Ok(Some(index)) => Ok(options[index % options.len()]),
+                    Ok(None) => Err(Stop::Chosen),
                     Err(panic) => Err(Stop::Asking(panic)),
                 };
                 (state, chosen)
@@ -210,7 +212,7 @@ impl Shared {
     /// The life of a simulated thread.
     fn run_thread(self: Arc<Self>, me: usize, job: Box<dyn FnOnce() + Send>) {
         CURRENT.set(Some((self.address(), me)));
-        self.lock().threads[me].os = Some(thread::current());
+        self.lock().threads[me].os = Some(carriers::current());
         let result = catch_unwind(AssertUnwindSafe(job));
         CURRENT.set(None);
 
@@ -239,7 +241,7 @@ impl Shared {
             self.current().is_none() && state.turn == Turn::Driver && state.run.is_none(),
             "only the driver runs the world, and not while it is running"
         );
-        state.driver = Some(thread::current());
+        state.driver = Some(carriers::current());
         state.run = Some(run);
         state = self.decide(state);
         state = self.wait_for_driver(state);
@@ -253,7 +255,8 @@ impl Shared {
         let (mut steps, mut since) = (state.steps, None);
         while state.turn != Turn::Driver {
             unlock(state);
-            thread::park_timeout(Duration::from_secs(1));
+            carriers::wait();
+            CURRENT.set(None);
             state = self.lock();
             if state.turn != Turn::Driver && state.steps == steps {
                 let since = *since.get_or_insert_with(Instant::now);
@@ -275,7 +278,7 @@ impl Shared {
     /// Ends the threads of a process that has just been declared dead, one after the other.
     pub(super) fn unwind_threads(&self, process: usize) {
         let mut state = self.lock();
-        state.driver = Some(thread::current());
+        state.driver = Some(carriers::current());
         let doomed: Vec<usize> = state
             .alive
             .iter()
@@ -311,8 +314,8 @@ fn unlock(mut state: Guard<'_>) {
     drop(state);
     match wake {
         None => {}
-        Some(Wake::Unpark(thread)) => thread.unpark(),
-        Some(Wake::Start(job)) => pool::run(job),
+        Some(Wake::Unpark(carrier)) => carriers::wake(carrier),
+        Some(Wake::Start(job)) => carriers::start(job),
     }
 }
 

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::thread;
 use std::time::{Duration, SystemTime};
 
 use super::call::{Call, Trace};
+use super::carriers::Carrier;
 use super::disk::{Disk, Ino};
 use super::host;
 use super::random::Random;
@@ -34,6 +34,7 @@ pub(super) struct Injected {
 }
 
 /// The world's clocks.
+#[derive(Clone)]
 pub(super) struct Clock {
     live: bool,
     /// Added to the host's clock in a live world; the whole time in a simulated one.
@@ -155,7 +156,7 @@ pub(super) struct State {
     pub(super) run: Option<Run>,
     pub(super) stopped: Option<(Stop, Run)>,
     pub(super) background_panic: Option<String>,
-    pub(super) driver: Option<thread::Thread>,
+    pub(super) driver: Option<Carrier>,
     pub(super) steps: u64,
     /// The thread that had the last turn, and for how many steps running.
     pub(super) last: usize,

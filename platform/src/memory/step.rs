@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::call::{Call, Op};
+use super::carriers;
 use super::disk::Ino;
 use super::scheduler::{Guard, Shared};
 use super::state::{Fault, Info, State};
@@ -37,9 +38,11 @@ impl Context {
         let call = (!self.shared.live || !state.faults.is_empty())
             .then(|| Arc::new(self.describe(&state, op, about)));
         if let (Some(me), Some(call)) = (thread, &call) {
-            state.threads[me].status = Status::Parked { seen: false };
             state.threads[me].call = call.clone();
-            state = self.shared.pass(state, me);
+            if carriers::may_switch() {
+                state.threads[me].status = Status::Parked { seen: false };
+                state = self.shared.pass(state, me);
+            }
             self.check_alive(&state, thread)?;
             let step_time = state.step_time;
             state.clock.pass(step_time);

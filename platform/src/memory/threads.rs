@@ -3,10 +3,10 @@
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use super::call::{Call, Op};
+use super::carriers::Carrier;
 use super::disk::Ino;
 use super::state::State;
 
@@ -72,8 +72,8 @@ pub(super) struct Thread {
     pub(super) status: Status,
     /// The call that it is about to make, is in the middle of, or made last.
     pub(super) call: Arc<Call>,
-    /// The system's thread that it runs on, once it has begun.
-    pub(super) os: Option<thread::Thread>,
+    /// What it runs on, once it has begun.
+    pub(super) os: Option<Carrier>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +84,7 @@ pub(super) enum Turn {
 
 /// How whoever has got the turn is to be told.
 pub(super) enum Wake {
-    Unpark(thread::Thread),
+    Unpark(Carrier),
     Start(Box<dyn FnOnce() + Send>),
 }
 
@@ -102,14 +102,17 @@ pub struct Runnable {
 }
 
 type Until = Box<dyn FnMut(&Call) -> bool + Send>;
-type Choose = Box<dyn FnMut(&[Runnable]) -> usize + Send>;
+pub(super) type Choose = Box<dyn FnMut(&[Runnable]) -> Option<usize> + Send>;
 
 pub(super) enum Policy {
     /// Threads take turns until one is about to make a call of this kind.
     Until(Until),
-    /// The next one is chosen.
-    Choose(Choose),
+    /// The next one is chosen, if there is a choice; or at each step, and then the run can be ended instead.
+    Choose(Choose, EachStep),
 }
+
+/// Whether a choice is asked for where only one thread could go on.
+pub(super) type EachStep = bool;
 
 /// A run under way.
 pub(super) struct Run {
@@ -127,6 +130,7 @@ pub(super) enum Stop {
     Finished,
     Blocked,
     Steps,
+    Chosen,
     Background(String),
     Asking(Box<dyn Any + Send>),
 }

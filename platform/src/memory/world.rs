@@ -155,6 +155,31 @@ impl World {
         state.disk.power_cut(&mut decide);
     }
 
+    /// What is not durable: the changes that [`World::power_cut`] would ask about, in its order.
+    #[must_use]
+    pub fn pending(&self) -> Vec<Pending> {
+        self.shared.lock().disk.pending()
+    }
+
+    /// What a power cut at this moment would leave, as a world of its own, with `seed` for its randomness. This world goes on
+    /// as if nothing had happened. The new one has this one's time, a disk that works, and another boot.
+    #[must_use]
+    pub fn image(&self, seed: u64, mut decide: impl FnMut(&Pending) -> Keep) -> World {
+        assert!(!self.shared.live, "a live world has no power cut");
+        let from = self.shared.lock();
+        // Not `seed` alone: it may be this world's own, and names that are drawn must not be drawn again.
+        let image = World::simulated_from(from.random.clone().next() ^ seed);
+        {
+            let mut to = image.shared.lock();
+            to.clock = from.clock.clone();
+            to.disk = from.disk.copy();
+            (to.disk.capacity, to.disk.read_only) = (None, false);
+            to.disk.power_cut(&mut decide);
+        }
+        drop(from);
+        image
+    }
+
     /// Cuts the power and loses all that is not durable.
     pub fn power_cut_losing_everything(&self) {
         self.power_cut(|_| Keep::Lose);

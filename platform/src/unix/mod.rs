@@ -11,7 +11,7 @@
 //! | [`meta`] | from `struct stat` to [`Metadata`](crate::Metadata), and exact permission bits |
 //! | [`fuse`] | what file systems in a process of their own get wrong |
 //! | [`fs_type`] | which file systems' kernel locks are trusted |
-//! | [`event`] | the monotonic clock and waiting |
+//! | [`clock`] | the monotonic clock |
 //! | [`watch`] | inotify |
 //! | [`identity`] | process, boot and host; what a forked child must not share |
 //!
@@ -30,10 +30,11 @@ use std::time::SystemTime;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::retry_on_intr;
 
+use crate::condvar::Flag;
 use crate::{Dir, Event, Identity, Monotonic, Platform, Slot, Task};
 
+mod clock;
 mod dir;
-mod event;
 mod file;
 mod fs_type;
 mod fuse;
@@ -76,7 +77,7 @@ impl Platform for Unix {
     }
 
     fn monotonic(&self) -> Monotonic {
-        event::monotonic()
+        clock::monotonic()
     }
 
     fn wall(&self) -> SystemTime {
@@ -93,7 +94,7 @@ impl Platform for Unix {
     }
 
     fn event(&self) -> Arc<dyn Event> {
-        Arc::new(event::UnixEvent::default())
+        Arc::new(Flag::new(clock::monotonic))
     }
 
     fn spawn(&self, name: &str, task: Task) -> io::Result<()> {

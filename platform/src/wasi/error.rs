@@ -19,7 +19,14 @@ pub(super) fn error(code: ErrorCode) -> io::Error {
     use io::ErrorKind as Kind;
 
     let kind = match code {
-        ErrorCode::Access | ErrorCode::NotPermitted => Kind::PermissionDenied,
+        ErrorCode::Access => Kind::PermissionDenied,
+        // Not the file's mode but the host, most often.
+        ErrorCode::NotPermitted => {
+            return io::Error::new(
+                Kind::PermissionDenied,
+                "the WASI host does not permit it, as where it grants a directory for reading only",
+            );
+        }
         ErrorCode::Exist => Kind::AlreadyExists,
         ErrorCode::NoEntry => Kind::NotFound,
         ErrorCode::NotDirectory => Kind::NotADirectory,

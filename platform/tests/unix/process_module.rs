@@ -24,9 +24,7 @@ fn a_child_dies_with_its_parent() {
 }
 
 pub(super) fn start_a_child_that_dies_with_me() {
-    let mut command = sleep(300);
-    process::die_with_parent(&mut command);
-    let mut child = command.spawn().unwrap();
+    let mut child = process::start(&mut sleep(300)).unwrap();
     say(&format!("CHILD {}", child.id()));
     child.wait().unwrap();
 }

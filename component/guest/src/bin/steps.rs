@@ -3,8 +3,10 @@
 //!
 //! | step | does |
 //! | --- | --- |
+//! | `lease=MILLIS` | for the caches that are opened from then on |
 //! | `open=NAME[,TIMEOUT]` | opens the cache that the other steps use |
 //! | `begin=ENTRY[,FRESH_FOR]` | begins; the steps below act on the newest refresh |
+//! | `refresh=ENTRY` | begins in any case |
 //! | `etag=TEXT`, `expect=LENGTH`, `write=TEXT`, `fill=LENGTH`, `beat`, `restart` | of a refresh |
 //! | `previous` | the etag of what is to be replaced |
 //! | `publish`, `keep`, `absent=VALID_FOR`, `abandon` | the ends of a refresh |
@@ -20,6 +22,7 @@ use cachelock_example_guest::store::{
 
 #[derive(Default)]
 struct Guest {
+    lease: Option<u64>,
     cache: Option<Cache>,
     refreshes: Vec<Refresh>,
 }
@@ -50,16 +53,25 @@ impl Guest {
             None => (argument, None),
         };
         match verb {
+            "lease" => {
+                self.lease = Some(number(argument));
+                Ok(String::new())
+            }
             "open" => {
                 let options = Options {
                     timeout: millis,
-                    lease: None,
+                    lease: self.lease,
                     durability: None,
                 };
                 self.cache = Some(Cache::open(name, options)?);
                 Ok(String::new())
             }
             "begin" => self.begin(name, millis),
+            "refresh" => {
+                let refresh = self.cache().refresh(name)?;
+                self.refreshes.push(refresh);
+                Ok("refresh".into())
+            }
             "read" => match self.cache().read(name)? {
                 Some(snapshot) => text(&snapshot),
                 None => Ok("none".into()),

@@ -1,33 +1,26 @@
-//! The monotonic clock, and events that are waited for against it.
-//!
-//! The clock is the system's own `CLOCK_MONOTONIC`, so its values mean the same in every process of one boot. Nobody
-//! may rely on that but tests.
+//! Events made of a flag and a condition variable, for targets whose threads are the system's.
 
 use std::sync::{Condvar, Mutex, MutexGuard};
-use std::time::Duration;
-
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::{Event, Monotonic};
 
-/// Now.
-#[allow(
-    clippy::unnecessary_cast,
-    reason = "the types of the fields differ from system to system"
-)]
-pub(super) fn monotonic() -> Monotonic {
-    let now = clock_gettime(ClockId::Monotonic);
-    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
-}
-
-/// A flag with a condition variable.
-#[derive(Default)]
-pub(super) struct UnixEvent {
+/// A flag with a condition variable, waited for against the clock that it is made with.
+pub(crate) struct Flag {
     set: Mutex<bool>,
     changed: Condvar,
+    now: fn() -> Monotonic,
 }
 
-impl UnixEvent {
+impl Flag {
+    /// A flag that is not set.
+    pub(crate) fn new(now: fn() -> Monotonic) -> Self {
+        Self {
+            set: Mutex::default(),
+            changed: Condvar::default(),
+            now,
+        }
+    }
+
     /// The flag is one word and cannot be left half changed, so a panic elsewhere does not matter.
     fn flag(&self) -> MutexGuard<'_, bool> {
         self.set
@@ -36,7 +29,7 @@ impl UnixEvent {
     }
 }
 
-impl Event for UnixEvent {
+impl Event for Flag {
     fn set(&self) {
         *self.flag() = true;
         self.changed.notify_all();
@@ -55,9 +48,9 @@ impl Event for UnixEvent {
                     .unwrap_or_else(|poisoned| poisoned.into_inner()),
                 // Computed anew each time, so that neither a wake-up without cause nor the rounding of a timeout ends
                 // the wait before the clock has reached the deadline.
-                Some(deadline) => match deadline.checked_sub(monotonic()) {
-                    None | Some(Duration::ZERO) => return false,
-                    Some(left) => {
+                Some(deadline) => match deadline.saturating_sub((self.now)()) {
+                    Monotonic::ZERO => return false,
+                    left => {
                         let waited = self.changed.wait_timeout(set, left);
                         waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0
                     }

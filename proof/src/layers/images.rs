@@ -1,0 +1,527 @@
+//! Layer 3: every disk that a power cut may leave, at every call of a refresh and of a recovery.
+//!
+//! A scenario runs one refresh and stops before each of its calls. There each pending change of the simulated disk survives
+//! or is lost, each on its own: names apart from bytes, blocks of a write apart from each other, and a block as it was, as
+//! zeros, as noise or half-written. Where a point has more combinations than the bound, those are drawn by seed.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cachelock::platform::memory::{Keep, Pending, PendingOp, Process, Stopped, World};
+use cachelock::{Cache, Durability, Mutation};
+
+use crate::random::Random;
+use crate::sim::{
+    BLOCK, Found, NEW, NEXT, OLD, Work, each, find, fingerprint, last_calls, next_refresh, shown,
+};
+use crate::support::{LEASE, builder, publish};
+use crate::{Broken, Control, Count, Layer, Outcome, Plan, Size};
+
+/// The layer.
+#[derive(Debug)]
+pub(super) struct Images;
+
+/// What is there when the refresh that is cut off begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Before {
+    /// Not even the directory.
+    Nothing,
+    /// An entry that has long been written back.
+    Old,
+    /// An entry that was published just now with this durability, so that two generations are in flight.
+    Fresh(Durability),
+    /// What a refresh left that was killed before this call of it, the first one of all or one of an old entry.
+    Killed(usize, bool),
+    /// What a power cut left before this call of a refresh of an old entry, drawn by seed.
+    Cut(usize),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Scenario {
+    /// Its place in the list: where its randomness starts.
+    number: usize,
+    before: Before,
+    work: Work,
+    guest: bool,
+    durability: Durability,
+}
+
+/// What an entry has been, in order. A power cut may leave any of these from `floor` on.
+struct Versions {
+    all: Vec<Found>,
+    floor: usize,
+    /// Whether nobody can tell if the payload is whole: `Data` does not sync the tag.
+    unverified: bool,
+}
+
+/// What was seen.
+#[derive(Debug, Default, Clone, Copy)]
+struct Tally {
+    images: u64,
+    points: u64,
+    sampled: u64,
+    old: u64,
+    new: u64,
+    missing: u64,
+    unverified: u64,
+}
+
+impl Tally {
+    fn sum(tallies: &[Tally]) -> Tally {
+        tallies.iter().fold(Tally::default(), |sum, one| Tally {
+            images: sum.images + one.images,
+            points: sum.points + one.points,
+            sampled: sum.sampled + one.sampled,
+            old: sum.old + one.old,
+            new: sum.new + one.new,
+            missing: sum.missing + one.missing,
+            unverified: sum.unverified + one.unverified,
+        })
+    }
+}
+
+/// One exploration: the seed, the most combinations at one point, and the planted defect.
+struct Run {
+    seed: u64,
+    bound: usize,
+    mutation: Option<Mutation>,
+}
+
+impl Layer for Images {
+    fn number(&self) -> u32 {
+        3
+    }
+
+    fn name(&self) -> &'static str {
+        "crash images"
+    }
+
+    fn run(&self, plan: &Plan) -> Result<Outcome, Broken> {
+        let bound = usize::try_from(plan.size.pick(24, 600, 20_000)).unwrap_or(usize::MAX);
+        let run = Run {
+            seed: plan.seed,
+            bound,
+            mutation: None,
+        };
+        let tallies = each(plan.jobs, &scenarios(plan.size), |scenario| {
+            run.all(*scenario)
+        })?;
+        let sum = Tally::sum(&tallies);
+        println!(
+            "{} images: {} read as old, {} as new, {} as missing, {} whole without a tag to verify them (Data only); \
+             {} of {} points had more combinations than the bound ({bound}, of a recovery at most {RECOVERY_BOUND}) and got that many, drawn",
+            sum.images, sum.old, sum.new, sum.missing, sum.unverified, sum.sampled, sum.points
+        );
+        let controls = [
+            (Mutation::NoSync, Durability::Data),
+            (Mutation::NoSync, Durability::Full),
+            (Mutation::NoDirectorySync, Durability::Full),
+            (Mutation::TagAfterPayload, Durability::Full),
+        ];
+        let controls = controls.map(|(mutation, durability)| {
+            let run = Run {
+                seed: plan.seed,
+                bound: 60,
+                mutation: Some(mutation),
+            };
+            let caught = run.all(Scenario {
+                number: 0,
+                before: Before::Old,
+                work: Work::Value,
+                guest: false,
+                durability,
+            });
+            Control::new(
+                format!("{mutation:?} under {durability:?}"),
+                caught.is_err(),
+            )
+        });
+        Ok(Outcome {
+            counts: vec![
+                Count::new(
+                    "disks after a power cut",
+                    sum.images,
+                    plan.size.pick(3_000, 100_000, 1_000_000),
+                ),
+                Count::new(
+                    "points of refreshes and recoveries",
+                    sum.points,
+                    plan.size.pick(2_000, 70_000, 70_000),
+                ),
+            ],
+            controls: controls.into(),
+        })
+    }
+}
+
+/// The bound for recoveries, of which there are several hundred: at least what loses or keeps each change alone.
+const RECOVERY_BOUND: usize = 64;
+
+/// More calls than any refresh makes.
+const TOO_MANY: usize = 500;
+
+fn scenarios(size: Size) -> Vec<Scenario> {
+    let mut all = Vec::new();
+    for durability in [Durability::Data, Durability::Full] {
+        let scenario = |before, work, guest| Scenario {
+            number: 0,
+            before,
+            work,
+            guest,
+            durability,
+        };
+        for guest in [false, true] {
+            let others = [
+                Before::Nothing,
+                Before::Old,
+                Before::Fresh(Durability::Data),
+                Before::Fresh(Durability::Full),
+            ];
+            for before in others {
+                for work in [Work::Value, Work::Absent, Work::NotModified] {
+                    if (before, work) != (Before::Nothing, Work::NotModified) {
+                        all.push(scenario(before, work, guest));
+                    }
+                }
+            }
+        }
+        // A recovery is cut off, too: of what every point of a refresh has left.
+        let step = if size == Size::Short { 40 } else { 1 };
+        for call in (0..=85).step_by(step) {
+            all.push(scenario(Before::Killed(call, false), Work::Value, false));
+            all.push(scenario(Before::Killed(call, true), Work::Value, false));
+            all.push(scenario(Before::Killed(call, true), Work::Value, true));
+            all.push(scenario(Before::Cut(call), Work::Value, false));
+        }
+    }
+    for (number, scenario) in all.iter_mut().enumerate() {
+        scenario.number = number;
+    }
+    all
+}
+
+impl Run {
+    fn cache(&self, process: &Arc<Process>, durability: Durability) -> Cache {
+        let mut builder = builder(process).durability(durability);
+        if let Some(mutation) = self.mutation {
+            builder = builder.mutation(mutation);
+        }
+        builder.open().expect("nothing is touched")
+    }
+
+    /// Every point of the scenario, and the end of it.
+    fn all(&self, scenario: Scenario) -> Result<Tally, Broken> {
+        let (world, mut versions) = self.begin(scenario)?;
+        let process = match scenario.guest {
+            true => world.guest("victim"),
+            false => world.process("victim"),
+        };
+        let cache = self.cache(&process, scenario.durability);
+        let work = scenario.work;
+        let task = world.spawn(&process, "main", move || work.run(&cache));
+        versions.all.push(match work {
+            Work::Value => Found::Value(NEW.to_vec(), None),
+            Work::Absent => Found::Missing,
+            Work::NotModified => versions.all.last().expect("there is one").clone(),
+        });
+        let mut tally = Tally::default();
+        let mut seen = HashSet::new();
+        let mut last = None;
+        for point in 0.. {
+            assert!(point < TOO_MANY, "a refresh makes endlessly many calls");
+            let ended = world.run_until(&task, |_| true) == Stopped::Finished;
+            if ended {
+                let done = matches!(
+                    task.outcome(),
+                    Some(cachelock::platform::memory::Outcome::Returned(Ok(_)))
+                );
+                if !done {
+                    return Err(self.broken(&world, scenario, point, "the refresh fails", ""));
+                }
+                if scenario.durability == Durability::Full {
+                    versions.floor = versions.all.len() - 1;
+                    versions.unverified = false;
+                }
+            }
+            tally.points += 1;
+            let pending = world.pending();
+            // Nothing has changed since the last point.
+            if last.as_ref() != Some(&pending) || ended {
+                let random = Random::at(self.seed, &[scenario.number, point]);
+                let bound = match scenario.before {
+                    Before::Killed(..) | Before::Cut(_) => self.bound.min(RECOVERY_BOUND),
+                    _ => self.bound,
+                };
+                let ways = Ways::new(&pending, bound, random);
+                tally.sampled += u64::from(ways.sampled);
+                for way in ways {
+                    let mut index = 0;
+                    let image = world.image(self.seed, |_| {
+                        index += 1;
+                        way[index - 1]
+                    });
+                    if !seen.insert((versions.floor, fingerprint(&image))) {
+                        continue;
+                    }
+                    tally.images += 1;
+                    self.check(&image, scenario, &versions, &mut tally)
+                        .map_err(|why| {
+                            let lost = describe(&pending, &way);
+                            self.broken(&world, scenario, point, &why, &lost)
+                        })?;
+                }
+                last = Some(pending);
+            }
+            if ended {
+                return Ok(tally);
+            }
+        }
+        unreachable!("it ends by returning")
+    }
+
+    /// The world as it is before the refresh that is cut off.
+    fn begin(&self, scenario: Scenario) -> Result<(World, Versions), Broken> {
+        let before = scenario.before;
+        let seed = Random::at(self.seed, &[scenario.number]).draw();
+        let world = World::simulated_from(seed);
+        let mut versions = Versions {
+            all: vec![Found::Missing],
+            floor: 0,
+            unverified: scenario.durability == Durability::Data,
+        };
+        let first = |durability| {
+            let process = world.process("first");
+            let cache = self.cache(&process, durability);
+            let task = world.spawn(&process, "main", move || publish(&cache, OLD));
+            world.finish(task).expect("nothing disturbs it");
+        };
+        match before {
+            Before::Nothing | Before::Killed(_, false) => {}
+            Before::Old | Before::Killed(_, true) | Before::Cut(_) => {
+                // Not with the defect: that shall show in what is cut off.
+                first(Durability::Full);
+                versions.all = vec![Found::Value(OLD.to_vec(), None)];
+            }
+            Before::Fresh(durability) => {
+                first(durability);
+                versions.all.push(Found::Value(OLD.to_vec(), None));
+                versions.floor = usize::from(durability == Durability::Full);
+                versions.unverified |= durability == Durability::Data;
+            }
+        }
+        let world = match before {
+            // All is written back, by another boot.
+            Before::Nothing | Before::Old => world.image(seed, |_| Keep::Keep),
+            Before::Fresh(_) => world,
+            Before::Killed(call, _) | Before::Cut(call) => {
+                let world = world.image(seed, |_| Keep::Keep);
+                world.set_max_io(BLOCK);
+                let dies = world.process("dies");
+                let cache = self.cache(&dies, scenario.durability);
+                let task = world.spawn(&dies, "main", move || publish(&cache, NEXT));
+                let mut calls = 0;
+                world.run_until(&task, move |_| {
+                    calls += 1;
+                    calls > call
+                });
+                versions.all.push(Found::Value(NEXT.to_vec(), None));
+                if task.has_ended() && scenario.durability == Durability::Full {
+                    versions.floor = 1;
+                }
+                world.kill(&dies);
+                match before {
+                    Before::Cut(_) => {
+                        let mut random = Random::at(seed, &[call]);
+                        let cut = world.image(seed, |pending| {
+                            let ways = ways_of(pending);
+                            ways[random.pick(ways.len())]
+                        });
+                        let found = self
+                            .look(&cut, &versions, scenario)
+                            .map_err(|why| self.broken(&world, scenario, 0, &why, ""))?;
+                        let raw = cut.read_file("/cache/entry");
+                        versions.floor = 0;
+                        versions.all = match (found, raw) {
+                            (Found::Corrupt, Some(raw)) => vec![Found::Value(raw, None)],
+                            (Found::Value(bytes, _), _) => vec![Found::Value(bytes, None)],
+                            (found, _) => vec![found],
+                        };
+                        cut
+                    }
+                    _ => world,
+                }
+            }
+        };
+        world.set_max_io(BLOCK);
+        Ok((world, versions))
+    }
+
+    /// What is read, if that is allowed.
+    fn look(
+        &self,
+        image: &World,
+        versions: &Versions,
+        scenario: Scenario,
+    ) -> Result<Found, String> {
+        let allowed = &versions.all[versions.floor..];
+        let raw = image.read_file("/cache/entry");
+        let whole = |bytes: &Vec<u8>| {
+            let is = |found: &Found| matches!(found, Found::Value(value, _) if value == bytes);
+            allowed.iter().any(is)
+        };
+        // A known-absent entry's payload is emptied after its tag is there, or stays what it was.
+        let emptied = scenario.work == Work::Absent
+            && raw.as_ref().is_none_or(|bytes| {
+                bytes.is_empty()
+                    || versions
+                        .all
+                        .iter()
+                        .any(|one| matches!(one, Found::Value(value, _) if value == bytes))
+            });
+        let fine = match &raw {
+            None => allowed.contains(&Found::Missing),
+            Some(bytes) => whole(bytes),
+        };
+        if !fine && !emptied {
+            let raw = raw.map_or("missing".to_owned(), |raw| shown(&raw));
+            return Err(format!("the payload is {raw}"));
+        }
+        let found = find(image).map_err(|error| format!("it cannot be read: {error}"))?;
+        let fine = match &found {
+            Found::Missing => allowed.contains(&Found::Missing),
+            Found::Value(bytes, _) => whole(bytes),
+            Found::Corrupt => versions.unverified,
+        };
+        match fine {
+            true => Ok(found),
+            false => Err(format!("{found:?} is read")),
+        }
+    }
+
+    fn check(
+        &self,
+        image: &World,
+        scenario: Scenario,
+        versions: &Versions,
+        tally: &mut Tally,
+    ) -> Result<(), String> {
+        let found = self.look(image, versions, scenario)?;
+        match &found {
+            Found::Missing => tally.missing += 1,
+            Found::Corrupt => tally.unverified += 1,
+            Found::Value(bytes, _) if bytes == NEW => tally.new += 1,
+            Found::Value(..) => tally.old += 1,
+        }
+        // What is left of a native's claim is dead at once, or after 250 ms if it cannot be read; a guest's has to expire.
+        let limit = match scenario.guest {
+            true => LEASE * 2,
+            false => Duration::from_millis(600),
+        };
+        next_refresh(image, &found, limit)
+    }
+
+    fn broken(
+        &self,
+        world: &World,
+        scenario: Scenario,
+        point: usize,
+        why: &str,
+        lost: &str,
+    ) -> Broken {
+        Broken(format!(
+            "{why}\n{scenario:?}, power cut before call {point}, seed {}, {:?}\n{lost}{}",
+            self.seed,
+            self.mutation,
+            last_calls(world)
+        ))
+    }
+}
+
+fn describe(pending: &[Pending], way: &[Keep]) -> String {
+    let line = |(pending, keep): (&Pending, &Keep)| {
+        format!("  {keep:?}: {:?} {}\n", pending.op, pending.name)
+    };
+    pending.iter().zip(way).map(line).collect()
+}
+
+/// What may become of one change.
+fn ways_of(pending: &Pending) -> Vec<Keep> {
+    match pending.op {
+        PendingOp::Write { len, .. } => vec![
+            Keep::Keep,
+            Keep::Lose,
+            Keep::Zeros,
+            Keep::Garbage,
+            Keep::Torn(len / 2),
+        ],
+        _ => vec![Keep::Keep, Keep::Lose],
+    }
+}
+
+/// All combinations of what may become of each change, or so many drawn ones.
+struct Ways {
+    of: Vec<Vec<Keep>>,
+    sampled: bool,
+    at: usize,
+    count: usize,
+    random: Random,
+}
+
+impl Ways {
+    fn new(pending: &[Pending], bound: usize, random: Random) -> Self {
+        let of: Vec<_> = pending.iter().map(ways_of).collect();
+        let all = of
+            .iter()
+            .try_fold(1_usize, |all, ways| all.checked_mul(ways.len()));
+        let all = all.filter(|all| *all <= bound);
+        Ways {
+            of,
+            sampled: all.is_none(),
+            at: 0,
+            count: all.unwrap_or(bound),
+            random,
+        }
+    }
+}
+
+impl Iterator for Ways {
+    type Item = Vec<Keep>;
+
+    fn next(&mut self) -> Option<Vec<Keep>> {
+        let mut at = self.at;
+        if at == self.count {
+            return None;
+        }
+        self.at += 1;
+        let changes = self.of.len();
+        let random = &mut self.random;
+        let mut counted = |ways: &Vec<Keep>| {
+            let way = ways[at % ways.len()];
+            at /= ways.len();
+            way
+        };
+        let at = self.at - 1;
+        Some(match self.sampled {
+            false => self.of.iter().map(&mut counted).collect(),
+            // First the extremes: all kept or all lost but one.
+            true if at < 2 * changes => {
+                let (most, one) = match at % 2 {
+                    0 => (Keep::Keep, Keep::Lose),
+                    _ => (Keep::Lose, Keep::Keep),
+                };
+                let is = |change| if change == at / 2 { one } else { most };
+                (0..changes).map(is).collect()
+            }
+            true => {
+                // Some keep most, some lose most.
+                let odds = 1 + random.pick(7);
+                let mut draw = |ways: &Vec<Keep>| match random.pick(8) < odds {
+                    true => Keep::Keep,
+                    false => ways[1 + random.pick(ways.len() - 1)],
+                };
+                self.of.iter().map(&mut draw).collect()
+            }
+        })
+    }
+}

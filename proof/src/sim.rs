@@ -1,0 +1,203 @@
+//! What the layers that run the library on the simulated disk have in common.
+
+use std::fmt::{self, Write as _};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use cachelock::platform::FileKind;
+use cachelock::platform::memory::World;
+use cachelock::{Cache, Error, Published};
+
+use crate::Broken;
+use crate::support::{LEASE, builder, publish, read, residue};
+
+/// The payloads of these layers. Lengths differ, and `NEW` takes several writes on a disk that writes [`BLOCK`] bytes at once.
+pub(crate) const OLD: &[u8] = b"the old payload";
+pub(crate) const NEW: &[u8] = &[b'n'; 1300];
+pub(crate) const NEXT: &[u8] = b"next";
+
+/// What the simulated disk writes at once, so that a longer write can be torn in the middle. A claim's record is one block.
+pub(crate) const BLOCK: usize = 512;
+
+/// Does `work` for each of `items`, so many at a time. Ends with the first broken promise, a panic included.
+pub(crate) fn each<T: Sync, R: Send>(
+    jobs: usize,
+    items: &[T],
+    work: impl Fn(&T) -> Result<R, Broken> + Sync,
+) -> Result<Vec<R>, Broken> {
+    let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let done = Mutex::new((Vec::new(), None));
+    let worker = || {
+        while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+            let result = unpanicked(|| work(item));
+            let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+            match result {
+                Ok(result) => done.0.push(result),
+                Err(broken) => {
+                    stop.store(true, Ordering::Relaxed);
+                    done.1.get_or_insert(broken);
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.min(items.len()) {
+            scope.spawn(worker);
+        }
+    });
+    let (results, broken) = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    broken.map_or(Ok(results), Err)
+}
+
+/// A panic of `work` as a broken promise.
+pub(crate) fn unpanicked<R>(work: impl FnOnce() -> Result<R, Broken>) -> Result<R, Broken> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        Err(Broken(format!("panicked: {}", text.unwrap_or_default())))
+    })
+}
+
+/// A fingerprint of all that is below `/cache`: names, kinds, bytes.
+pub(crate) fn fingerprint(world: &World) -> u64 {
+    fn walk(world: &World, path: &str, hasher: &mut DefaultHasher) {
+        for name in world.list(path) {
+            let path = format!("{path}/{name}");
+            path.hash(hasher);
+            let metadata = world.metadata(&path);
+            match metadata.map(|metadata| metadata.kind) {
+                Some(FileKind::Directory) => walk(world, &path, hasher),
+                _ => world.read_file(&path).hash(hasher),
+            }
+        }
+    }
+    let mut hasher = DefaultHasher::new();
+    walk(world, "", &mut hasher);
+    hasher.finish()
+}
+
+/// What a reader finds, as a checker compares it.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// No entry, or one that is known to be absent.
+    Missing,
+    /// These bytes, and their generation if they have a tag.
+    Value(Vec<u8>, Option<u64>),
+    /// It says that the entry is corrupt.
+    Corrupt,
+}
+
+impl fmt::Debug for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Found::Missing => f.write_str("nothing"),
+            Found::Value(bytes, generation) => {
+                write!(f, "{} (generation {generation:?})", shown(bytes))
+            }
+            Found::Corrupt => f.write_str("corrupt"),
+        }
+    }
+}
+
+/// Bytes for a report.
+pub(crate) fn shown(bytes: &[u8]) -> String {
+    let head = &bytes[..bytes.len().min(24)];
+    format!("{} bytes, \"{}\"", bytes.len(), head.escape_ascii())
+}
+
+/// What a process that has not been there before reads.
+pub(crate) fn find(world: &World) -> Result<Found, Error> {
+    match read(world, "reader") {
+        Ok(None) => Ok(Found::Missing),
+        Ok(Some((bytes, generation))) => Ok(Found::Value(bytes, generation)),
+        Err(error) if error.is_corrupt() => Ok(Found::Corrupt),
+        Err(error) => Err(error),
+    }
+}
+
+/// Lets another process refresh, which must succeed within `limit` and leave nothing lying about. `before`: what was there.
+pub(crate) fn next_refresh(world: &World, before: &Found, limit: Duration) -> Result<(), String> {
+    let (found, left) = refresh(world, before, limit)?;
+    let wants = |left: &[String]| left.iter().all(|name| name.starts_with("want-"));
+    if left.is_empty() {
+        return Ok(());
+    }
+    // A dead waiter's want stops nobody, and is swept when it is three leases old.
+    if wants(&left) {
+        world.advance(LEASE * 4);
+        let (_, left) = refresh(world, &found, limit)?;
+        if left.is_empty() {
+            return Ok(());
+        }
+    }
+    Err(format!("the next refresh left {left:?}"))
+}
+
+/// One refresh: what is there then, and what is left in the control directory.
+fn refresh(world: &World, before: &Found, limit: Duration) -> Result<(Found, Vec<String>), String> {
+    let begun = world.now();
+    let process = world.process("next");
+    let cache = builder(&process).open().map_err(|e| e.to_string())?;
+    let task = world.spawn(&process, "main", move || publish(&cache, NEXT));
+    let published = world
+        .finish(task)
+        .map_err(|error| format!("the next refresh fails: {error}"))?;
+    let took = world.now() - begun;
+    if took > limit {
+        return Err(format!("the next refresh took {took:?}, not {limit:?}"));
+    }
+    if let Found::Value(_, Some(generation)) = before
+        && published.generation != generation + 1
+    {
+        return Err(format!(
+            "generation {generation} is followed by {}",
+            published.generation
+        ));
+    }
+    let found = find(world).map_err(|error| error.to_string())?;
+    if found != Found::Value(NEXT.to_vec(), Some(published.generation)) {
+        return Err(format!("the next refresh published, and {found:?} is read"));
+    }
+    Ok((found, residue(world)))
+}
+
+/// What a process does that is killed, cut off or given errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Work {
+    /// Publishes [`NEW`].
+    Value,
+    /// Publishes that there is nothing.
+    Absent,
+    /// Publishes that what is there is still right.
+    NotModified,
+}
+
+impl Work {
+    pub(crate) fn run(self, cache: &Cache) -> Result<Published, Error> {
+        match self {
+            Work::Value => publish(cache, NEW),
+            Work::Absent => {
+                let refresh = cache.entry("entry")?.refresh()?;
+                Ok(refresh.publish_absent(Duration::from_secs(60))?)
+            }
+            Work::NotModified => Ok(cache.entry("entry")?.refresh()?.publish_not_modified()?),
+        }
+    }
+}
+
+/// The last calls of a world, for a report.
+pub(crate) fn last_calls(world: &World) -> String {
+    let trace = world.trace();
+    let skip = trace.lines().count().saturating_sub(160);
+    let mut text = String::new();
+    for line in trace.lines().skip(skip) {
+        let _ = writeln!(text, "{line}");
+    }
+    text
+}
