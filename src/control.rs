@@ -7,7 +7,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use cachelock_platform::{Access, Dir, File, FileKind, GUEST, Metadata, Owner};
+use cachelock_platform::{Access, Dir, File, FileKind, GUEST, Metadata, Owner, SETS_MODES};
 
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -238,8 +238,7 @@ impl Control {
     /// The same for what is to be published. Where no mode can be set afterwards, it is open to others from the start, as far
     /// as its directory is.
     pub(crate) fn create_stage(&self, name: &str) -> Result<Box<dyn File>> {
-        let later = self.cx.platform.default_mode().is_some();
-        self.create(name, if later { PRIVATE } else { OPEN })
+        self.create(name, if SETS_MODES { PRIVATE } else { OPEN })
     }
 
     fn create(&self, name: &str, mode: u32) -> Result<Box<dyn File>> {

@@ -68,6 +68,10 @@ pub use bytes::zeros;
 /// has. What is built for those can be left out then.
 pub const GUEST: bool = cfg!(all(target_os = "wasi", target_env = "p2"));
 
+/// Whether [`File::set_mode`] does anything on this target: where it does not, a file keeps the access that it was created
+/// with.
+pub const SETS_MODES: bool = cfg!(unix);
+
 /// The platform of this target: one object for each process, the same at every call.
 #[must_use]
 pub fn native() -> Arc<dyn Platform> {
