@@ -85,6 +85,7 @@ mod tag;
 mod text;
 mod time;
 mod transfer;
+mod validators;
 mod wait;
 
 pub use cachelock_platform as platform;
@@ -107,5 +108,5 @@ pub use reader::Reader;
 pub use refresh::Refresh;
 pub use scratch::Scratch;
 pub use stream::Stream;
-pub use tag::Validators;
+pub use validators::Validators;
 pub use wait::{ParseDurationError, Timeout, parse_duration};

@@ -28,7 +28,8 @@ use crate::refresh::{Parts, Refresh};
 use crate::root::tag_path;
 use crate::stage::Stage;
 use crate::state::{current_record, not_a_payload};
-use crate::tag::{Content, Record, Tag, Validators};
+use crate::tag::{Content, Record, Tag};
+use crate::validators::Validators;
 use crate::wait::Waiter;
 
 /// A failed publish, and whether the stage is still good for another attempt.

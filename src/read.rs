@@ -23,8 +23,9 @@ use crate::mutation::Mutation;
 use crate::root::Root;
 use crate::state::{FoundTag, Mismatches, PIECE, Payload, TagState, Version, record_of};
 use crate::stream::{Source, Stream};
-use crate::tag::{Content, Record, Validators};
+use crate::tag::{Content, Record};
 use crate::transfer::read_whole;
+use crate::validators::Validators;
 
 /// A payload in memory, with what is known about it. Cheap to clone; dereferences to its bytes.
 #[derive(Debug, Clone)]

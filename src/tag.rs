@@ -4,7 +4,6 @@
 //! there (`previous`) *and* the one that comes (`next`), and a payload is good when it matches either. One record alone
 //! would leave a new tag beside an old payload.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -12,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::text::{self, Lines, Writer};
 use crate::time;
+use crate::validators::Validators;
 
 const FORMAT: &str = "tag 1";
 
@@ -21,9 +21,6 @@ pub(crate) const TAG_MAX: usize = 160 * 1024;
 
 /// What all keys and values of a set of validators may have in bytes together.
 const VALIDATORS_MAX: usize = 8 * 1024;
-
-/// Small facts about a payload that a producer wants back at its next run: an `ETag`, a `Last-Modified`, a revision.
-pub type Validators = BTreeMap<String, String>;
 
 /// What is known about one state of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
