@@ -61,6 +61,7 @@ mod events;
 mod facade;
 mod freshness;
 mod key;
+mod kind;
 mod lock;
 mod meta;
 mod metrics;

@@ -12,7 +12,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use cachelock_platform::{File, Metadata};
+use cachelock_platform::{File, Metadata, failure};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::cache::Entry;
@@ -325,7 +325,7 @@ impl Entry {
             Found::Absent { .. } => Ok(None),
             Found::Missing => {
                 let gone = "it is gone again, right after it was published; ask again";
-                let gone = io::Error::new(io::ErrorKind::NotFound, gone);
+                let gone = failure(io::ErrorKind::NotFound, gone);
                 self.of_key(Err(Error::io("read", self.path(), gone)))
             }
         }

@@ -7,6 +7,8 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use cachelock_platform::Quoted;
+
 use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::text::{self, Lines, Writer};
@@ -152,10 +154,10 @@ impl Tag {
                 let index = match value {
                     "previous" => 0,
                     "next" => 1,
-                    _ => return Err(format!("it has an unknown record {value:?}")),
+                    _ => return Err(format!("it has an unknown record {}", Quoted(value))),
                 };
                 if drafts[index].is_some() {
-                    return Err(format!("it has two records {value:?}"));
+                    return Err(format!("it has two records {}", Quoted(value)));
                 }
                 drafts[index] = Some(Draft::default());
                 current = Some(index);
@@ -201,7 +203,7 @@ impl<'a> Draft<'a> {
                 let (key, value) = value.split_once('=').ok_or("a validator has no value")?;
                 let key = text::unescape(key)?;
                 if !is_validator(&key) {
-                    return Err(format!("it has a validator {key:?}"));
+                    return Err(format!("it has a validator {}", Quoted(&key)));
                 }
                 self.validators.insert(key, text::unescape(value)?);
             }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use cachelock_platform::File;
+use cachelock_platform::{File, failure};
 
 /// Reads from the start until the end of the file or `limit` bytes.
 pub(crate) fn read_up_to(file: &dyn File, limit: usize) -> io::Result<Vec<u8>> {
@@ -50,7 +50,7 @@ pub(crate) fn write_all_at(file: &dyn File, mut bytes: &[u8], mut offset: u64) -
     while !bytes.is_empty() {
         let written = file.write_at(bytes, offset)?;
         if written == 0 {
-            return Err(io::Error::new(
+            return Err(failure(
                 io::ErrorKind::WriteZero,
                 "the file system took no bytes and gave no reason",
             ));

@@ -41,6 +41,7 @@ mod heap;
 pub mod input;
 pub mod memory;
 pub mod process;
+mod said;
 
 cfg_if::cfg_if! {
     if #[cfg(unix)] {
@@ -65,6 +66,8 @@ cfg_if::cfg_if! {
 /// Whether this target's processes are guests in a sandbox: without kernel locks, threads and watches, whatever the host
 /// has. What is built for those can be left out then.
 pub const GUEST: bool = cfg!(all(target_os = "wasi", target_env = "p2"));
+
+pub use said::{Escaped, Quoted, failure};
 
 /// The platform of this target: one object for each process, the same at every call.
 #[must_use]
