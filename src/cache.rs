@@ -315,7 +315,7 @@ impl WriteLock {
     /// something else has the entry's name; [`InvalidName`](crate::ErrorKind::InvalidName) for an entry of another cache.
     pub fn refresh(&self, entry: &Entry) -> Result<Refresh> {
         // One directory may have several paths.
-        let is_covered = entry.cx.path == self.hold.control.cx.path
+        let is_covered = entry.cx.path.as_os_str() == self.hold.control.cx.path.as_os_str()
             || Root::open_for_reading(&entry.cx)?
                 .is_some_and(|root| root.id() == self.hold.root.id());
         if !is_covered {

@@ -7,7 +7,9 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use cachelock_platform::{Access, Dir, File, FileKind, GUEST, Metadata, Owner, SETS_MODES};
+use cachelock_platform::{
+    Access, Dir, File, FileKind, GUEST, Metadata, Owner, SETS_MODES, failure,
+};
 
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -250,7 +252,7 @@ impl Control {
     /// "Not found" for a name that is to be created means that the directory is gone.
     fn create_error(&self, name: &str, error: io::Error) -> Error {
         if error.kind() == io::ErrorKind::NotFound {
-            let gone = io::Error::new(error.kind(), "the cache directory was deleted meanwhile");
+            let gone = failure(error.kind(), "the cache directory was deleted meanwhile");
             return self.failed("create", name, gone);
         }
         self.failed("create", name, error)

@@ -13,6 +13,7 @@ use std::fmt::{self, Write};
 use std::io;
 use std::sync::Arc;
 
+use cachelock_platform::Escaped;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::cache::{Cache, Entry};
@@ -56,7 +57,7 @@ impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = String::new();
         for chunk in self.0.utf8_chunks() {
-            shown.extend(chunk.valid().chars().flat_map(char::escape_debug));
+            write!(shown, "{}", Escaped(chunk.valid()))?;
             for byte in chunk.invalid() {
                 write!(shown, "\\x{byte:02x}")?;
             }

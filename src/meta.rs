@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::tag::Validators;
+use crate::validators::Validators;
 
 /// How far a payload was checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,6 +6,8 @@
 use std::fmt;
 use std::path::Path;
 
+use cachelock_platform::Quoted;
+
 use crate::error::{Error, Result};
 
 /// The directory inside a cache that holds everything but the payloads.
@@ -54,7 +56,8 @@ impl EntryName {
     fn parts(&self) -> (&str, &str) {
         let bytes = self.0.bytes().rev();
         let file = bytes.take_while(|byte| *byte != b'/').count();
-        self.0.split_at(self.0.len() - file)
+        let parts = self.0.split_at_checked(self.0.len() - file);
+        parts.unwrap_or(("", &self.0))
     }
 }
 
@@ -108,7 +111,10 @@ fn check_segment(segment: &str) -> Result<(), String> {
         return Err("a segment of it is empty".into());
     }
     if segment == "." || segment == ".." {
-        return Err(format!("the segment {segment:?} would leave its place"));
+        return Err(format!(
+            "the segment {} would leave its place",
+            Quoted(segment)
+        ));
     }
     if segment.len() > SEGMENT_MAX {
         return Err(format!(
@@ -118,14 +124,21 @@ fn check_segment(segment: &str) -> Result<(), String> {
     }
     if segment.ends_with(['.', ' ']) {
         return Err(format!(
-            "the segment {segment:?} ends in a dot or a space, which Windows drops"
+            "the segment {} ends in a dot or a space, which Windows drops",
+            Quoted(segment)
         ));
     }
     if is_control_dir(segment) {
-        return Err(format!("{CONTROL_DIR:?} is the cache's own directory"));
+        return Err(format!(
+            "{} is the cache's own directory",
+            Quoted(CONTROL_DIR)
+        ));
     }
     if is_device(segment) {
-        return Err(format!("the segment {segment:?} is a device on Windows"));
+        return Err(format!(
+            "the segment {} is a device on Windows",
+            Quoted(segment)
+        ));
     }
     Ok(())
 }
@@ -136,7 +149,8 @@ pub(crate) fn check_cache_path(path: &Path) -> Result<()> {
     let text = path.to_string_lossy();
     if text.split(std::path::is_separator).any(is_control_dir) {
         let reason = format!(
-            "it is in {CONTROL_DIR:?}, the own directory of a cache; use the directory that is in"
+            "it is in {}, the own directory of a cache; use the directory that is in",
+            Quoted(CONTROL_DIR)
         );
         return Err(Error::invalid_cache(path, reason));
     }

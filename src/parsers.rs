@@ -7,8 +7,9 @@ use std::time::{Duration, SystemTime};
 use crate::control::{self, Kind};
 use crate::key::Key;
 use crate::lock::{self, Claim};
-use crate::tag::{self, Content, Record, Tag, Validators};
+use crate::tag::{self, Content, Record, Tag};
 use crate::text;
+use crate::validators::Validators;
 
 /// The record of a claim as it would be written again, or why it is none.
 ///

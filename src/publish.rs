@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cachelock_platform::{Dir, FileKind, GUEST};
+use cachelock_platform::{Dir, FileKind, GUEST, failure};
 
 use crate::control::found;
 use crate::durable::{sync_dir, sync_names, sync_tag, syncs_all, syncs_payload};
@@ -29,7 +29,8 @@ use crate::refresh::{Parts, Refresh};
 use crate::root::tag_path;
 use crate::stage::Stage;
 use crate::state::{current_record, not_a_payload};
-use crate::tag::{Content, Record, Tag, Validators};
+use crate::tag::{Content, Record, Tag};
+use crate::validators::Validators;
 use crate::wait::Waiter;
 
 /// A failed publish, and whether the stage is still good for another attempt.
@@ -126,7 +127,7 @@ fn publish_absent(parts: &mut Parts<'_>, valid_for: Duration) -> Result<Publishe
     let old = "programs that read the file alone still find what it was before";
     let doubt = match emptied {
         Err(error) if !error.is_lease_lost() => {
-            let error = Error::published_but(&parts.entry.path(), old, error.into());
+            let error = Error::published_but(&parts.entry.path(), old, error.to_source());
             Some(doubt.unwrap_or(error))
         }
         _ => doubt,
@@ -285,7 +286,7 @@ fn done(parts: &Parts<'_>, next: &Record, doubt: Option<Error>) -> Result<Publis
 fn sync_folder(parts: &Parts<'_>, target: Target) -> Option<Error> {
     let cx = &parts.entry.cx;
     let synced = folder_of(parts.entry, parts.hold, target)
-        .map_err(|error| io::Error::other(error.to_string()))
+        .map_err(|error| error.to_source())
         .and_then(|folder| sync_dir(cx, &*folder));
     let doubt = "its directory could not be synced, so a power loss may undo it";
     let doubtful = |error| Error::published_but(&parts.entry.path(), doubt, error);
@@ -408,7 +409,7 @@ fn rename(
                     hold.control.path(stage.name()).display(),
                     path.display()
                 );
-                let source = io::Error::new(
+                let source = failure(
                     error.kind(),
                     format!("they are on two file systems: {reason}"),
                 );

@@ -12,7 +12,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use cachelock_platform::{File, Metadata};
+use cachelock_platform::{File, Metadata, failure};
 
 use crate::cache::Entry;
 use crate::error::{Error, Result};
@@ -22,7 +22,8 @@ use crate::mutation::Mutation;
 use crate::root::Root;
 use crate::state::{FoundTag, Mismatches, PIECE, Payload, TagState, Version, record_of};
 use crate::stream::{Source, Stream};
-use crate::tag::{Content, Record, Validators};
+use crate::tag::{Content, Record};
+use crate::validators::Validators;
 
 /// A payload in memory, with what is known about it. Cheap to clone; dereferences to its bytes.
 #[derive(Debug, Clone)]
@@ -314,7 +315,7 @@ impl Entry {
             Found::Absent { .. } => Ok(None),
             Found::Missing => {
                 let gone = "it is gone again, right after it was published; ask again";
-                let gone = io::Error::new(io::ErrorKind::NotFound, gone);
+                let gone = failure(io::ErrorKind::NotFound, gone);
                 self.of_key(Err(Error::io("read", self.path(), gone)))
             }
         }

@@ -14,7 +14,8 @@ use crate::lock::Hold;
 use crate::published::{PublishError, Published};
 use crate::stage::Stage;
 use crate::stream::Stream;
-use crate::tag::{Record, Validators, check_validators};
+use crate::tag::{Record, check_validators};
+use crate::validators::Validators;
 
 /// A refresh under way: whoever has it holds the lock, and what is written to it becomes the entry's next payload with
 /// [`Refresh::publish`].

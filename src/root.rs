@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cachelock_platform::{Dir, FileId, Metadata};
+use cachelock_platform::{Dir, FileId, Metadata, Quoted};
 
 use crate::context::Context;
 use crate::control::{Control, TAGS, check_trust, dir_error, found, open_or_create_dir};
@@ -184,7 +184,7 @@ fn refuse_cache_in_cache(dir: &dyn Dir, name: &EntryName, folder: &str) -> Resul
     match dir.stat(CONTROL_DIR) {
         Ok(_) => Err(Error::invalid_name(
             name.as_str(),
-            format!("its folder {folder:?} is a cache of its own"),
+            format!("its folder {} is a cache of its own", Quoted(folder)),
         )),
         Err(_) => Ok(()),
     }

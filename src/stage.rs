@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use cachelock_platform::File;
+use cachelock_platform::{File, failure};
 use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::cache::Entry;
@@ -76,7 +76,8 @@ impl Stage {
     pub(crate) fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
         self.check_usable()?;
         if self.file.is_none() {
-            let sealed = io::Error::other(
+            let sealed = failure(
+                io::ErrorKind::Other,
                 "it is complete since a publish was tried; publish it as it is, or restart the refresh",
             );
             return Err(self.hold.control.failed("add to", &self.name, sealed));
@@ -120,7 +121,10 @@ impl Stage {
             lease.keep_alive()?;
         }
         let Some(file) = &self.file else {
-            return Err(self.fail("write", io::Error::other("the stage is closed")));
+            return Err(self.fail(
+                "write",
+                failure(io::ErrorKind::Other, "the stage is closed"),
+            ));
         };
         match write_all_at(&**file, bytes, self.written) {
             Ok(()) => {

@@ -4,14 +4,16 @@
 //! there (`previous`) *and* the one that comes (`next`), and a payload is good when it matches either. One record alone
 //! would leave a new tag beside an old payload.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
+
+use cachelock_platform::Quoted;
 
 use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::text::{self, Lines, Writer};
 use crate::time;
+use crate::validators::Validators;
 
 const FORMAT: &str = "tag 1";
 
@@ -21,9 +23,6 @@ pub(crate) const TAG_MAX: usize = 160 * 1024;
 
 /// What all keys and values of a set of validators may have in bytes together.
 const VALIDATORS_MAX: usize = 8 * 1024;
-
-/// Small facts about a payload that a producer wants back at its next run: an `ETag`, a `Last-Modified`, a revision.
-pub type Validators = BTreeMap<String, String>;
 
 /// What is known about one state of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -155,10 +154,10 @@ impl Tag {
                 let index = match value {
                     "previous" => 0,
                     "next" => 1,
-                    _ => return Err(format!("it has an unknown record {value:?}")),
+                    _ => return Err(format!("it has an unknown record {}", Quoted(value))),
                 };
                 if drafts[index].is_some() {
-                    return Err(format!("it has two records {value:?}"));
+                    return Err(format!("it has two records {}", Quoted(value)));
                 }
                 drafts[index] = Some(Draft::default());
                 current = Some(index);
@@ -204,7 +203,7 @@ impl<'a> Draft<'a> {
                 let (key, value) = value.split_once('=').ok_or("a validator has no value")?;
                 let key = text::unescape(key)?;
                 if !is_validator(&key) {
-                    return Err(format!("it has a validator {key:?}"));
+                    return Err(format!("it has a validator {}", Quoted(&key)));
                 }
                 self.validators.insert(key, text::unescape(value)?);
             }

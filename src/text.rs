@@ -12,6 +12,7 @@
 
 use std::fmt::Write;
 
+use cachelock_platform::Quoted;
 use xxhash_rust::xxh3::xxh3_64;
 
 const CHECK: &str = "check ";
@@ -64,17 +65,21 @@ impl<'a> Lines<'a> {
             .ok_or("it is not a file of cachelock")?;
         if found != format {
             return Err(format!(
-                "it has the format {found:?} and this version reads {format:?}"
+                "it has the format {} and this version reads {}",
+                Quoted(found),
+                Quoted(format)
             ));
         }
         let before = text
             .split_inclusive('\n')
             .take_while(|line| !line.starts_with(CHECK));
-        let (body, rest) = text.split_at(before.map(str::len).sum());
-        if rest.is_empty() {
+        let (body, rest) = text
+            .split_at_checked(before.map(str::len).sum())
+            .unwrap_or((text, ""));
+        let Some(rest) = rest.strip_prefix(CHECK) else {
             return Err("its check is missing".into());
-        }
-        let check = rest[CHECK.len()..].lines().next().unwrap_or_default();
+        };
+        let check = rest.lines().next().unwrap_or_default();
         if check.len() != 16 || unsigned(check, 16) != Some(xxh3_64(body.as_bytes()).into()) {
             return Err("its check does not match".into());
         }
@@ -95,7 +100,7 @@ impl<'a> Iterator for Lines<'a> {
 }
 
 pub(crate) fn number<T: TryFrom<u128>>(key: &str, value: &str) -> Result<T, String> {
-    digits(value).ok_or_else(|| format!("its {key} {value:?} is not a number"))
+    digits(value).ok_or_else(|| format!("its {key} {} is not a number", Quoted(value)))
 }
 
 /// A decimal number of any type, by one parser for all.
@@ -111,9 +116,12 @@ fn unsigned(text: &str, radix: u32) -> Option<u128> {
 
 pub(crate) fn hex(key: &str, value: &str) -> Result<u128, String> {
     if value.len() != 32 {
-        return Err(format!("its {key} {value:?} does not have 32 digits"));
+        return Err(format!(
+            "its {key} {} does not have 32 digits",
+            Quoted(value)
+        ));
     }
-    unsigned(value, 16).ok_or_else(|| format!("its {key} {value:?} is not hexadecimal"))
+    unsigned(value, 16).ok_or_else(|| format!("its {key} {} is not hexadecimal", Quoted(value)))
 }
 
 /// Escapes spaces too, so that a value can be one word of several on a line.
@@ -165,7 +173,7 @@ pub(crate) fn unescape_bytes(value: &str) -> Result<Vec<u8>, String> {
 }
 
 fn badly_escaped(value: &str) -> String {
-    format!("{value:?} is not properly escaped")
+    format!("{} is not properly escaped", Quoted(value))
 }
 
 #[cfg(test)]

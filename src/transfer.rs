@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use cachelock_platform::File;
+use cachelock_platform::{File, failure};
 
 use crate::state::PIECE;
 
@@ -55,7 +55,7 @@ pub(crate) fn write_all_at(file: &dyn File, mut bytes: &[u8], mut offset: u64) -
     while !bytes.is_empty() {
         let written = file.write_at(bytes, offset)?;
         if written == 0 {
-            return Err(io::Error::new(
+            return Err(failure(
                 io::ErrorKind::WriteZero,
                 "the file system took no bytes and gave no reason",
             ));

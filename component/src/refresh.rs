@@ -57,10 +57,8 @@ impl wit::GuestRefresh for RefreshResource {
 
     #[inline(never)]
     fn set_validators(&self, validators: wit::Validators) -> Result<(), wit::Error> {
-        // One by one: collecting would sort them first, by 6 KB of code.
-        let mut map = Validators::new();
-        map.extend(validators);
-        self.with(|refresh| refresh.set_validators(map).map_err(convert::error))
+        let validators: Validators = validators.into_iter().collect();
+        self.with(|refresh| refresh.set_validators(validators).map_err(convert::error))
     }
 
     #[inline(never)]

@@ -42,6 +42,7 @@ mod heap;
 pub mod input;
 pub mod memory;
 pub mod process;
+mod said;
 
 cfg_if::cfg_if! {
     if #[cfg(unix)] {
@@ -67,6 +68,8 @@ pub use bytes::zeros;
 /// Whether this target's processes are guests in a sandbox: without kernel locks, threads and watches, whatever the host
 /// has. What is built for those can be left out then.
 pub const GUEST: bool = cfg!(all(target_os = "wasi", target_env = "p2"));
+
+pub use said::{Escaped, Quoted, failure};
 
 /// Whether [`File::set_mode`] does anything on this target: where it does not, a file keeps the access that it was created
 /// with.

@@ -24,7 +24,7 @@ mod want;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cachelock_platform::{FileSystem, GUEST, Monotonic};
+use cachelock_platform::{FileSystem, GUEST, Monotonic, failure};
 
 use crate::builder::Locking;
 use crate::context::Context;
@@ -157,7 +157,7 @@ impl Hold {
     pub(crate) fn refuse_copy(&self) -> Result<()> {
         if self.is_copy() {
             let reason = "it was taken before a fork and is the parent's; take the lock anew";
-            let source = std::io::Error::other(reason);
+            let source = failure(std::io::ErrorKind::Other, reason);
             return Err(Error::io("use the lock of", &*self.cx.path, source));
         }
         Ok(())
@@ -231,7 +231,7 @@ pub(crate) fn acquire(
 ) -> Result<Acquired> {
     if events::is_telling() {
         let asks = "an observer asks for it, on a thread that may hold it or wait for it";
-        let source = std::io::Error::new(std::io::ErrorKind::Unsupported, asks);
+        let source = failure(std::io::ErrorKind::Unsupported, asks);
         return Err(Error::io("lock", &*cx.path, source));
     }
     let mut reopened = 0;
@@ -254,9 +254,7 @@ pub(crate) fn acquire(
 
 /// Whether the system said "not found".
 pub(crate) fn is_gone(error: &Error) -> bool {
-    std::error::Error::source(error)
-        .and_then(|source| source.downcast_ref::<std::io::Error>())
-        .is_some_and(|source| source.kind() == std::io::ErrorKind::NotFound)
+    error.io_kind() == std::io::ErrorKind::NotFound
 }
 
 fn acquire_in(

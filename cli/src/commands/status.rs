@@ -1,5 +1,6 @@
 //! `status`: the lock, and one entry if asked for.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -150,7 +151,7 @@ fn object(path: &str, status: Option<&Status>, state: Option<&State>) -> Value {
             "written_ms": meta.map(|meta| report::unix_ms(meta.written)),
             "checked_ms": meta.map(|meta| report::unix_ms(meta.checked)),
             "took_ms": meta.and_then(|meta| meta.took).map(report::ms),
-            "validators": meta.map(|meta| &meta.validators),
+            "validators": meta.map(|meta| meta.validators.iter().collect::<BTreeMap<_, _>>()),
             "absent_until_ms": match state {
                 State::Absent(until) => Some(report::unix_ms(*until)),
                 _ => None,

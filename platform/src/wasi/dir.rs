@@ -13,7 +13,9 @@ use wasi::filesystem::types::{
 
 use super::error::{self, call};
 use super::file::WasiFile;
-use crate::{Access, Dir, Event, File, FileId, FileKind, FileSystem, Metadata, Owner, Watch};
+use crate::{
+    Access, Dir, Event, File, FileId, FileKind, FileSystem, Metadata, Owner, Quoted, Watch, failure,
+};
 
 /// Of a name itself, not of what a link points to.
 pub(super) const NO_FOLLOW: PathFlags = PathFlags::empty();
@@ -75,7 +77,7 @@ impl Dir for WasiDir {
     fn rename(&self, from: &str, to_dir: &dyn Dir, to: &str) -> io::Result<()> {
         let (from, to) = (plain(from)?, plain(to)?);
         let Some(to_dir) = to_dir.as_any().downcast_ref::<Self>() else {
-            return Err(io::Error::new(
+            return Err(failure(
                 io::ErrorKind::InvalidInput,
                 "cannot rename between directories of two backends",
             ));
@@ -111,7 +113,7 @@ impl Dir for WasiDir {
         self.0.sync().map_err(|code| match code {
             ErrorCode::Io | ErrorCode::InsufficientSpace | ErrorCode::Quota => error::error(code),
             // Hosts that cannot do it have many ways to say so.
-            _ => io::Error::new(
+            _ => failure(
                 io::ErrorKind::Unsupported,
                 format!("this WASI host cannot sync directories ({})", code.name()),
             ),
@@ -131,9 +133,9 @@ impl Dir for WasiDir {
 /// on a host that has another separator.
 fn plain(name: &str) -> io::Result<&str> {
     if matches!(name, "" | "." | "..") || name.contains(['/', '\\', '\0']) {
-        return Err(io::Error::new(
+        return Err(failure(
             io::ErrorKind::InvalidInput,
-            format!("{name:?} is not the name of a file in a directory"),
+            format!("{} is not the name of a file in a directory", Quoted(name)),
         ));
     }
     Ok(name)

@@ -4,6 +4,8 @@ use std::io;
 
 use wasi::filesystem::types::ErrorCode;
 
+use crate::{Quoted, failure};
+
 /// The result of `call`, which is made again when it was interrupted.
 pub(super) fn call<T>(call: impl Fn() -> Result<T, ErrorCode>) -> io::Result<T> {
     loop {
@@ -22,7 +24,7 @@ pub(super) fn error(code: ErrorCode) -> io::Error {
         ErrorCode::Access => Kind::PermissionDenied,
         // Not the file's mode but the host, most often.
         ErrorCode::NotPermitted => {
-            return io::Error::new(
+            return failure(
                 Kind::PermissionDenied,
                 "the WASI host does not permit it, as where it grants a directory for reading only",
             );
@@ -45,14 +47,22 @@ pub(super) fn error(code: ErrorCode) -> io::Error {
         ErrorCode::InsufficientMemory => Kind::OutOfMemory,
         ErrorCode::WouldBlock => Kind::WouldBlock,
         // `ELOOP`: these calls follow no links.
-        ErrorCode::Loop => return io::Error::other("a symbolic link, which is not followed here"),
+        ErrorCode::Loop => {
+            return failure(Kind::Other, "a symbolic link, which is not followed here");
+        }
         // Some hosts have no other word for these.
         ErrorCode::Io => {
-            return io::Error::other(
+            return failure(
+                Kind::Other,
                 "the WASI host says \"io\": the disk failed or is full, or its file system is read-only",
             );
         }
-        other => return io::Error::other(format!("the WASI host says {:?}", other.name())),
+        other => {
+            return failure(
+                Kind::Other,
+                format!("the WASI host says {}", Quoted(other.name())),
+            );
+        }
     };
     kind.into()
 }
@@ -66,5 +76,5 @@ pub(super) fn is_busy(error: &io::Error) -> bool {
 }
 
 pub(super) fn unsupported(what: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::Unsupported, what)
+    failure(io::ErrorKind::Unsupported, what)
 }

@@ -12,7 +12,7 @@ use wasi::filesystem::types::{Descriptor, DescriptorFlags, NewTimestamp, OpenFla
 
 use super::dir::{NO_FOLLOW, kind, stat};
 use super::error::{call, error, unsupported};
-use crate::{Access, File, FileKind, Metadata};
+use crate::{Access, File, FileKind, Metadata, Quoted, failure};
 
 /// Whether the host knows what "now" is as a file's time, found out once. The shim of jco (preview2-shim 0.26.1) takes
 /// seconds for milliseconds there and dates the file to January 1970: others would think that the holder of a claim with
@@ -56,9 +56,13 @@ impl WasiFile {
         }
         // Looked at first: to open a FIFO could take for ever.
         match kind(call(|| directory.stat_at(NO_FOLLOW, name))?.type_) {
-            FileKind::Symlink => Err(io::Error::other(format!(
-                "{name:?} is a symbolic link, which is not followed here"
-            ))),
+            FileKind::Symlink => Err(failure(
+                io::ErrorKind::Other,
+                format!(
+                    "{} is a symbolic link, which is not followed here",
+                    Quoted(name)
+                ),
+            )),
             FileKind::File => {
                 // So that a file that may not be opened is an error here, and not at its first use.
                 let flags = match access {
@@ -117,7 +121,7 @@ impl File for WasiFile {
             let this = (hash.upper, hash.lower);
             if *read.from.get_or_insert(this) != this {
                 let replaced = "it was replaced by another file while it was read";
-                return Err(io::Error::new(io::ErrorKind::NotFound, replaced));
+                return Err(failure(io::ErrorKind::NotFound, replaced));
             }
         }
         let mut filled = 0;

@@ -14,6 +14,7 @@ use wasi::filesystem::types::{Descriptor, DescriptorFlags, OpenFlags, PathFlags}
 
 use super::dir::WasiDir;
 use super::error;
+use crate::failure;
 
 /// A directory that the host has opened for this instance.
 struct Preopen {
@@ -53,7 +54,7 @@ fn segments(path: &str) -> String {
 fn text(path: &Path) -> io::Result<&str> {
     path.to_str().ok_or_else(|| {
         let reason = format!("{} is not UTF-8, as paths of WASI are", path.display());
-        io::Error::new(io::ErrorKind::InvalidInput, reason)
+        failure(io::ErrorKind::InvalidInput, reason)
     })
 }
 
@@ -62,7 +63,7 @@ pub(super) fn absolute(path: &Path) -> io::Result<PathBuf> {
     let path = text(path)?;
     if path.is_empty() {
         let reason = "an empty path is no path of a directory";
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+        return Err(failure(io::ErrorKind::InvalidInput, reason));
     }
     let start = match path.starts_with('/') {
         true => None,
@@ -98,7 +99,7 @@ fn not_granted() -> io::Error {
         true => "none".to_owned(),
         false => granted.join(", "),
     };
-    io::Error::new(
+    failure(
         io::ErrorKind::PermissionDenied,
         format!(
             "the host has granted this guest no directory that contains it (granted: {granted}); with wasmtime, `--dir HOST_DIR::GUEST_DIR` grants one"
