@@ -91,7 +91,11 @@ impl Device {
     fn start(dir: &Path) -> io::Result<Self> {
         File::create(dir.join("log"))?;
         File::create(dir.join("device"))?;
-        let child = Command::new("qemu-storage-daemon")
+        // Not where the file system on it is mounted: if all are killed at once, the last one there unmounts it, and must
+        // not be the one that serves it.
+        system(dir, &["mount", "--make-shared", "/mnt"])?;
+        let child = Command::new("unshare")
+            .args(["--mount", "--propagation", "unchanged", "qemu-storage-daemon"])
             .args(["--blockdev", "driver=file,node-name=disk,filename=disk"])
             .args(["--blockdev", "driver=file,node-name=writes,filename=log"])
             .arg("--blockdev")
@@ -101,18 +105,22 @@ impl Device {
             .current_dir(dir)
             .stdin(Stdio::null())
             .spawn()
-            .map_err(|error| said("qemu-storage-daemon (Debian: qemu-utils)", &error))?;
+            .map_err(|error| said("unshare", &error))?;
         let mut device = Self { child };
         let began = Instant::now();
         while fs::metadata(dir.join("device"))?.len() != DISK {
             if let Some(status) = device.child.try_wait()? {
-                return Err(other(format!("qemu-storage-daemon ended with {status}")));
+                return Err(other(format!(
+                    "qemu-storage-daemon (Debian: qemu-utils) ended with {status}"
+                )));
             }
             if began.elapsed() > Duration::from_secs(20) {
                 return Err(other("qemu-storage-daemon exports nothing"));
             }
             thread::sleep(Duration::from_millis(2));
         }
+        // What is mounted from now on is not seen there.
+        system(dir, &["mount", "--make-private", "/mnt"])?;
         Ok(device)
     }
 
@@ -216,6 +224,7 @@ pub(super) fn record(dir: &Path, style: Style, writer: u64) -> io::Result<Record
     let published = publish_all(dir, &mounted.at, style, writer);
     mounted.end()?;
     device.end()?;
+    system(dir, &["umount", "-l", "device"])?;
     let published = published?;
     let log = Log::parse(fs::read(dir.join("log"))?).map_err(other)?;
     for name in ["disk", "log", "device"] {
