@@ -339,7 +339,8 @@ fn a_directory_that_its_owner_may_not_write_to_is_77_until_its_mode_is_mended() 
     }
     let ground = Ground::of(USER);
     let tags = ground.control().join("tags");
-    // What the lock needs, what only a publish needs, and what only a sync needs, which is asked for before anything is replaced.
+    // What the lock needs, what only a publish needs, and what only a sync needs: that is asked for before anything is
+    // replaced.
     const ALL: usize = 6;
     const PUBLISHES: usize = 3;
     for (dir, mode, expected, fails) in [

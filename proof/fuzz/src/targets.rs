@@ -49,7 +49,11 @@ pub(crate) fn validators(bytes: &[u8]) {
     assert!(written.len() <= parsers::tag_max());
     let [previous, next] = naive::tag(&written).expect("it was just written");
     assert!(previous.validators.is_empty() && previous.key.is_none());
-    assert_eq!(next.validators, validators, "not as they were");
+    assert_eq!(
+        Validators::from_iter(next.validators),
+        validators,
+        "not as they were"
+    );
     assert_eq!(next.key.as_deref(), key, "not as it was");
     assert_eq!(parsers::tag(&written), Ok(written), "not as it was");
 }
