@@ -15,7 +15,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cachelock_platform::{Dir, FileKind, GUEST, failure};
+use cachelock_platform::{Dir, FileKind, GUEST, Shown, failure};
 
 use crate::control::found;
 use crate::durable::{sync_dir, sync_names, sync_tag, syncs_all, syncs_payload};
@@ -394,8 +394,8 @@ fn rename(entry: &crate::cache::Entry, stage: &mut Stage, target: Target) -> Res
             io::ErrorKind::CrossesDevices => {
                 let reason = format!(
                     "{} and {}",
-                    hold.control.path(stage.name()).display(),
-                    path.display()
+                    Shown(&hold.control.path(stage.name())),
+                    Shown(&path)
                 );
                 let source = failure(
                     error.kind(),

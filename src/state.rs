@@ -2,7 +2,7 @@
 
 use std::io;
 
-use cachelock_platform::{Access, Dir, File, FileId, FileKind, Metadata};
+use cachelock_platform::{Access, Dir, File, FileId, FileKind, Metadata, Shown};
 use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::context::Context;
@@ -118,7 +118,7 @@ impl FoundTag {
     fn read_once(cx: &Context, root: &Root, name: &EntryName, anew: bool) -> Result<Self> {
         let path = || tag_path(cx, name);
         let corrupt =
-            |reason: &str| TagState::Corrupt(format!("its tag {} {reason}", path().display()));
+            |reason: &str| TagState::Corrupt(format!("its tag {} {reason}", Shown(&path())));
         let failed = |error: Error| match error.is_permission() {
             true => Ok(TagState::Forbidden.into()),
             false => Err(error),

@@ -67,7 +67,7 @@ cfg_if::cfg_if! {
 /// has. What is built for those can be left out then.
 pub const GUEST: bool = cfg!(all(target_os = "wasi", target_env = "p2"));
 
-pub use said::{Escaped, Quoted, failure};
+pub use said::{Escaped, Quoted, Reason, Shown, failure};
 
 /// The platform of this target: one object for each process, the same at every call.
 #[must_use]
