@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use cachelock_platform::{File, Metadata, failure};
-use xxhash_rust::xxh3::xxh3_128;
 
 use crate::cache::Entry;
 use crate::error::{Error, Result};
@@ -113,10 +112,7 @@ impl Intake for Whole {
     fn take(payload: Payload) -> io::Result<(Content, Self)> {
         let Payload { file, metadata } = payload;
         let bytes = read_whole(&*file, metadata.len)?;
-        let content = Content::Value {
-            len: bytes.len() as u64,
-            hash: xxh3_128(&bytes),
-        };
+        let content = Content::of(&bytes);
         Ok((
             content,
             Whole {
@@ -139,11 +135,7 @@ impl Intake for Source {
         // What the name stands for later may be another payload: then memory is the only place where this one stays.
         if payload.metadata.len <= PIECE as u64 || !payload.file.is_pinned() {
             let bytes = read_whole(&*payload.file, payload.metadata.len)?;
-            let content = Content::Value {
-                len: bytes.len() as u64,
-                hash: xxh3_128(&bytes),
-            };
-            return Ok((content, Source::Memory(bytes)));
+            return Ok((Content::of(&bytes), Source::Memory(bytes)));
         }
         Ok((payload.hash()?, Source::File(payload.file)))
     }
