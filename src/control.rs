@@ -7,7 +7,9 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use cachelock_platform::{Access, Dir, File, FileKind, GUEST, Metadata, Owner, failure};
+use cachelock_platform::{
+    Access, Dir, File, FileKind, GUEST, Metadata, Owner, SETS_MODES, failure,
+};
 
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -22,6 +24,8 @@ pub(crate) const TAGS: &str = "tags";
 
 /// Files that only their creator needs.
 pub(crate) const PRIVATE: u32 = 0o600;
+/// Files that whoever may read the cache may read.
+const OPEN: u32 = 0o644;
 /// A claim that a gated holder has created and not yet written. The mode is there from the first moment on, so whoever has the
 /// gate need not wait to know that the creator is dead.
 pub(crate) const UNWRITTEN_GATED: u32 = 0o700;
@@ -230,8 +234,18 @@ impl Control {
 
     /// Creates `name`, which has a nonce in it and so cannot exist.
     pub(crate) fn create_unique(&self, name: &str) -> Result<Box<dyn File>> {
+        self.create(name, PRIVATE)
+    }
+
+    /// The same for what is to be published. Where no mode can be set afterwards, it is open to others from the start, as far
+    /// as its directory is.
+    pub(crate) fn create_stage(&self, name: &str) -> Result<Box<dyn File>> {
+        self.create(name, if SETS_MODES { PRIVATE } else { OPEN })
+    }
+
+    fn create(&self, name: &str, mode: u32) -> Result<Box<dyn File>> {
         self.dir
-            .open(name, Access::CreateNew(PRIVATE))
+            .open(name, Access::CreateNew(mode))
             .map_err(|error| self.create_error(name, error))
     }
 

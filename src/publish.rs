@@ -13,6 +13,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cachelock_platform::{Dir, FileKind, GUEST, Shown, failure};
@@ -86,7 +87,7 @@ fn publish_value(parts: &mut Parts<'_>) -> Result<Published, Failure> {
             Error::length_mismatch(&parts.entry.path(), expected, parts.stage.len()).into(),
         );
     }
-    let mode = mode_for(parts, Target::Payload)?;
+    let mode = payload_mode(parts)?;
     let content = parts.stage.seal(syncs_payload(cx), mode)?;
     let current = current(parts)?;
     if matches!(current.content, Content::Absent { .. }) {
@@ -98,12 +99,12 @@ fn publish_value(parts: &mut Parts<'_>) -> Result<Published, Failure> {
     }
     let next = next_record(parts, &current, content)?;
     if cx.mutated(Mutation::TagAfterPayload) {
-        rename(parts.entry, parts.stage, Target::Payload)?;
+        rename(parts.entry, parts.stage, Target::Payload, None)?;
         let doubt = publish_tag(parts, current, &next)?;
         return done(parts, &next, doubt);
     }
     let doubt = publish_tag(parts, current, &next)?;
-    rename(parts.entry, parts.stage, Target::Payload)?;
+    rename(parts.entry, parts.stage, Target::Payload, None)?;
     done(parts, &next, doubt)
 }
 
@@ -202,7 +203,7 @@ fn empty_stage(parts: &Parts<'_>) -> Result<Option<Stage>> {
         return Ok(None);
     }
     let mut stage = Stage::create(parts.stage.hold())?;
-    stage.seal(syncs_payload(cx), mode_for(parts, Target::Payload)?)?;
+    stage.seal(syncs_payload(cx), payload_mode(parts)?)?;
     Ok(Some(stage))
 }
 
@@ -211,7 +212,7 @@ fn rename_empty(parts: &Parts<'_>, mut stage: Stage) -> Result<()> {
         // An empty payload without the tag that says why would be an empty entry.
         sync_tag(&parts.entry.cx, parts.hold, &parts.entry.name)?;
     }
-    rename(parts.entry, &mut stage, Target::Payload)
+    rename(parts.entry, &mut stage, Target::Payload, None)
 }
 
 /// What is published must be what the cache's path shows. Looked at last thing before the renames.
@@ -239,8 +240,9 @@ fn publish_tag(parts: &Parts<'_>, previous: Record, next: &Record) -> Result<Opt
     check_current(parts)?;
     let mut stage = Stage::create(parts.stage.hold())?;
     stage.write(&tag.encode())?;
-    stage.seal(full, mode_for(parts, Target::Tag)?)?;
-    rename(entry, &mut stage, Target::Tag)?;
+    let folder = folder_of(entry, hold, Target::Tag)?;
+    stage.seal(full, mode_for(parts, Some(&*folder), Target::Tag)?)?;
+    rename(entry, &mut stage, Target::Tag, Some(folder))?;
     if full {
         Ok(sync_folder(parts, Target::Tag))
     } else {
@@ -311,7 +313,7 @@ fn folder_of(
     entry: &crate::cache::Entry,
     hold: &crate::lock::Hold,
     target: Target,
-) -> Result<std::sync::Arc<dyn Dir>> {
+) -> Result<Arc<dyn Dir>> {
     match target {
         Target::Tag => hold.root.tag_folder_or_create(&hold.control, &entry.name),
         Target::Payload => hold.root.folder_or_create(&entry.cx, &entry.name),
@@ -320,16 +322,12 @@ fn folder_of(
 
 /// The mode that the new file gets: that of the file it replaces, else what any new file would get, so that other users'
 /// readers can verify what they can read.
-fn mode_for(parts: &Parts<'_>, target: Target) -> Result<Option<u32>> {
+fn mode_for(parts: &Parts<'_>, folder: Option<&dyn Dir>, target: Target) -> Result<Option<u32>> {
     if GUEST {
         return Ok(None);
     }
     let cx = &parts.entry.cx;
     let name = &parts.entry.name;
-    let folder = match target {
-        Target::Tag => parts.hold.root.tag_folder(cx, name, true)?,
-        Target::Payload => parts.hold.root.folder(cx, name)?,
-    };
     let path = target.path(parts.entry);
     let replaced = match folder {
         Some(folder) => {
@@ -345,15 +343,29 @@ fn mode_for(parts: &Parts<'_>, target: Target) -> Result<Option<u32>> {
     Ok(of_file.or_else(|| cx.platform.default_mode()))
 }
 
-/// Renames a sealed stage into place; `LeaseLost` if it was fenced.
-fn rename(entry: &crate::cache::Entry, stage: &mut Stage, target: Target) -> Result<()> {
+fn payload_mode(parts: &Parts<'_>) -> Result<Option<u32>> {
+    let folder = parts.hold.root.folder(&parts.entry.cx, &parts.entry.name)?;
+    mode_for(parts, folder.as_deref(), Target::Payload)
+}
+
+/// Renames a sealed stage into place; `LeaseLost` if it was fenced. `folder`: the target's, if it is open; what a retry needs is
+/// opened anew.
+fn rename(
+    entry: &crate::cache::Entry,
+    stage: &mut Stage,
+    target: Target,
+    mut folder: Option<Arc<dyn Dir>>,
+) -> Result<()> {
     let cx = &entry.cx;
     let hold = stage.hold().clone();
     let path = target.path(entry);
     let mut waiter: Option<Waiter<'_>> = None;
     let mut made_folders = false;
     loop {
-        let folder = folder_of(entry, &hold, target)?;
+        let folder = match folder.take() {
+            Some(folder) => folder,
+            None => folder_of(entry, &hold, target)?,
+        };
         let error = match hold
             .control
             .dir

@@ -23,7 +23,6 @@ use crate::root::Root;
 use crate::state::{FoundTag, Mismatches, PIECE, Payload, TagState, Version, record_of};
 use crate::stream::{Source, Stream};
 use crate::tag::{Content, Record};
-use crate::transfer::read_whole;
 use crate::validators::Validators;
 
 /// A payload in memory, with what is known about it. Cheap to clone; dereferences to its bytes.
@@ -34,9 +33,9 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    pub(crate) fn new(bytes: Vec<u8>, meta: Meta) -> Self {
+    pub(crate) fn new(bytes: Arc<[u8]>, meta: Meta) -> Self {
         Snapshot {
-            bytes: bytes.into(),
+            bytes,
             meta: Arc::new(meta),
         }
     }
@@ -101,7 +100,7 @@ pub(crate) trait Intake {
 }
 
 pub(crate) struct Whole {
-    bytes: Vec<u8>,
+    bytes: Arc<[u8]>,
     file: Box<dyn File>,
     metadata: Metadata,
 }
@@ -110,9 +109,8 @@ impl Intake for Whole {
     type Output = (Snapshot, Box<dyn File>, Metadata);
 
     fn take(payload: Payload) -> io::Result<(Content, Self)> {
+        let (content, bytes) = payload.take_in()?;
         let Payload { file, metadata } = payload;
-        let bytes = read_whole(&*file, metadata.len)?;
-        let content = Content::of(&bytes);
         Ok((
             content,
             Whole {
@@ -134,8 +132,8 @@ impl Intake for Source {
     fn take(payload: Payload) -> io::Result<(Content, Self)> {
         // What the name stands for later may be another payload: then memory is the only place where this one stays.
         if payload.metadata.len <= PIECE as u64 || !payload.file.is_pinned() {
-            let bytes = read_whole(&*payload.file, payload.metadata.len)?;
-            return Ok((Content::of(&bytes), Source::Memory(bytes)));
+            let (content, bytes) = payload.take_in()?;
+            return Ok((content, Source::Memory(bytes)));
         }
         Ok((payload.hash()?, Source::File(payload.file)))
     }

@@ -1,9 +1,10 @@
 //! What is on disk for one entry: a payload and a tag, and which of the tag's records the payload is.
 
 use std::io;
+use std::sync::Arc;
 
-use cachelock_platform::{Access, Dir, File, FileId, FileKind, Metadata, Shown};
-use xxhash_rust::xxh3::Xxh3Default;
+use cachelock_platform::{Access, Dir, File, FileId, FileKind, GUEST, Metadata, Shown};
+use xxhash_rust::xxh3::{Xxh3Default, xxh3_128};
 
 use crate::context::Context;
 use crate::control::{found, open_existing};
@@ -13,7 +14,7 @@ use crate::mutation::Mutation;
 use crate::name::EntryName;
 use crate::root::{Root, tag_path};
 use crate::tag::{Content, Record, TAG_MAX, Tag};
-use crate::transfer::read_up_to;
+use crate::transfer::{read_up_to, read_whole};
 
 /// How much of a payload is moved at once. Guests pay for each call, so not less.
 pub(crate) const PIECE: usize = 256 * 1024;
@@ -40,6 +41,21 @@ impl Payload {
             Err(error) => Err(not_a_payload(&*folder, cx, name)
                 .unwrap_or_else(|| Error::io("open", path(), error))),
         }
+    }
+
+    /// All of it, and what it is. A large one is hashed piece by piece, while what was read is still in the processor's
+    /// cache, and all of them in a guest, of which the other hasher would be 2 KB.
+    pub(crate) fn take_in(&self) -> io::Result<(Content, Arc<[u8]>)> {
+        let in_pieces = GUEST || (self.file.is_pinned() && self.metadata.len > PIECE as u64);
+        let mut hasher = in_pieces.then(Xxh3Default::new);
+        let bytes = read_whole(&*self.file, self.metadata.len, |piece| {
+            if let Some(hasher) = &mut hasher {
+                hasher.update(piece);
+            }
+        })?;
+        let hash = hasher.map_or_else(|| xxh3_128(&bytes), |hasher| hasher.digest128());
+        let len = bytes.len() as u64;
+        Ok((Content::Value { len, hash }, bytes))
     }
 
     /// The hash of all that there is, read in pieces.
@@ -152,8 +168,13 @@ impl FoundTag {
         if metadata.len > TAG_MAX as u64 {
             return Ok(corrupt("is too long").into());
         }
+        // What is read of a handle that stands for a name may be another file, and longer.
+        let limit = match file.is_pinned() {
+            true => metadata.len as usize,
+            false => TAG_MAX,
+        };
         let bytes =
-            found(read_up_to(&*file, TAG_MAX)).map_err(|error| Error::io("read", path(), error))?;
+            found(read_up_to(&*file, limit)).map_err(|error| Error::io("read", path(), error))?;
         let Some(bytes) = bytes else {
             // Replaced while it was read, where a handle stands for a name.
             return Self::read_once(cx, root, name, anew);

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use cachelock_platform::File;
 
@@ -25,7 +26,7 @@ pub struct Stream {
 /// Where its bytes are.
 pub(crate) enum Source {
     /// All of it: it fitted into one piece, or there is no handle that stays on it.
-    Memory(Vec<u8>),
+    Memory(Arc<[u8]>),
     File(Box<dyn File>),
 }
 
@@ -50,10 +51,10 @@ impl Stream {
     ///
     /// # Errors
     /// What the system says while reading.
-    pub fn into_snapshot(mut self) -> Result<Snapshot> {
-        let bytes = match &mut self.source {
-            Source::Memory(bytes) => std::mem::take(bytes),
-            Source::File(file) => read_whole(&**file, self.meta.len)
+    pub fn into_snapshot(self) -> Result<Snapshot> {
+        let bytes = match &self.source {
+            Source::Memory(bytes) => bytes.clone(),
+            Source::File(file) => read_whole(&**file, self.meta.len, |_| {})
                 .map_err(|error| Error::io("read", &*self.path, error))
                 .map_err(|error| error.of_key(self.key.as_ref()))?,
         };

@@ -7,8 +7,7 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use cachelock_platform::{GUEST, Quoted};
-use xxhash_rust::xxh3::{Xxh3Default, xxh3_128};
+use cachelock_platform::Quoted;
 
 use crate::error::{Error, Result};
 use crate::key::Key;
@@ -50,22 +49,6 @@ pub(crate) enum Content {
     Value { len: u64, hash: u128 },
     /// Known not to exist at the source, to be believed for this long after `checked`.
     Absent { valid_for: Duration },
-}
-
-impl Content {
-    /// What `bytes` are as a payload.
-    pub(crate) fn of(bytes: &[u8]) -> Self {
-        let hash = if GUEST {
-            // The hasher for what comes in pieces is there anyway. It takes 0.5 µs more.
-            let mut hasher = Xxh3Default::new();
-            hasher.update(bytes);
-            hasher.digest128()
-        } else {
-            xxh3_128(bytes)
-        };
-        let len = bytes.len() as u64;
-        Content::Value { len, hash }
-    }
 }
 
 /// A parsed tag.

@@ -1,10 +1,13 @@
 //! All of a file's bytes: calls that go on until nothing is left, as one call of the platform need not.
 
 use std::io;
+use std::sync::Arc;
 
 use cachelock_platform::{File, failure};
 
-/// Reads from the start until the end of the file or `limit` bytes.
+use crate::state::PIECE;
+
+/// Reads from the start until the end of the file or `limit` bytes. A limit of the file's length saves the look for its end.
 pub(crate) fn read_up_to(file: &dyn File, limit: usize) -> io::Result<Vec<u8>> {
     // One byte more than a record shows the end of most files without a second read.
     let mut bytes = vec![0; limit.min(4096)];
@@ -23,27 +26,29 @@ pub(crate) fn read_up_to(file: &dyn File, limit: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Reads to the end; `len` is what the file system said. Never allocates for more than there is.
-pub(crate) fn read_whole(file: &dyn File, len: u64) -> io::Result<Vec<u8>> {
-    let expected = usize::try_from(len).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
-    let mut bytes = Vec::new();
-    // One byte more, so that the end shows in the same call. A sparse file may claim any length: no abort for that.
-    bytes
-        .try_reserve_exact(expected.saturating_add(1))
-        .map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
-    bytes.resize(expected + 1, 0);
+/// Reads `len` bytes, which is what the file system said, or what there is of them, and calls `seen` with each piece as it
+/// comes. Never allocates for more than there is.
+pub(crate) fn read_whole(
+    file: &dyn File,
+    len: u64,
+    mut seen: impl FnMut(&[u8]),
+) -> io::Result<Arc<[u8]>> {
+    let len = usize::try_from(len).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+    let mut shared = cachelock_platform::zeros(len)?;
+    let bytes = Arc::get_mut(&mut shared).unwrap_or_default();
+    // A handle that stands for a name opens it for each call.
+    let piece = if file.is_pinned() { PIECE } else { len };
     let mut at = 0;
-    loop {
-        if at == bytes.len() {
-            bytes.resize(at * 2, 0);
-        }
-        let read = file.read_at(&mut bytes[at..], at as u64)?;
+    while at < len {
+        let end = len.min(at + piece);
+        let read = file.read_at(&mut bytes[at..end], at as u64)?;
         if read == 0 {
-            bytes.truncate(at);
-            return Ok(bytes);
+            return Ok(shared[..at].into());
         }
+        seen(&bytes[at..at + read]);
         at += read;
     }
+    Ok(shared)
 }
 
 pub(crate) fn write_all_at(file: &dyn File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {

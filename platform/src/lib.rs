@@ -35,6 +35,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
+mod bytes;
 pub mod folders;
 #[cfg(any(test, all(feature = "bare", target_os = "wasi")))]
 mod heap;
@@ -63,11 +64,16 @@ cfg_if::cfg_if! {
     }
 }
 
+pub use bytes::zeros;
 /// Whether this target's processes are guests in a sandbox: without kernel locks, threads and watches, whatever the host
 /// has. What is built for those can be left out then.
 pub const GUEST: bool = cfg!(all(target_os = "wasi", target_env = "p2"));
 
 pub use said::{Escaped, Quoted, Reason, Shown, failure};
+
+/// Whether [`File::set_mode`] does anything on this target: where it does not, a file keeps the access that it was created
+/// with.
+pub const SETS_MODES: bool = cfg!(unix);
 
 /// The platform of this target: one object for each process, the same at every call.
 #[must_use]

@@ -6,11 +6,13 @@ use crate::Layer;
 
 mod errors;
 pub mod fuzzing;
+pub mod histories;
 pub mod hostile;
 mod images;
 pub mod injection;
 pub mod kills;
 mod model;
+pub mod power;
 mod schedules;
 
 /// All layers, in the order of their numbers.
@@ -23,6 +25,8 @@ pub fn all() -> Vec<Box<dyn Layer>> {
         Box::new(errors::Errors),
         Box::new(injection::Injection),
         Box::new(kills::Kills),
+        Box::new(power::Power),
+        Box::new(histories::Histories),
         Box::new(fuzzing::Fuzzing),
         Box::new(hostile::Hostile),
     ]
@@ -39,6 +43,9 @@ pub fn part(words: &[String]) -> Option<ExitCode> {
     };
     match (&**first, &**part) {
         (PART, kills::PART) => Some(kills::part(rest)),
+        (PART, histories::PART) => Some(histories::part(rest)),
+        (PART, power::PART) => Some(power::part(rest)),
+        (PART, power::LOOK) => Some(power::look(rest)),
         _ => None,
     }
 }

@@ -6,7 +6,9 @@
 //! one line for each count.
 
 pub mod layer;
+pub mod payload;
 pub mod place;
+pub mod process;
 pub mod program;
 pub mod random;
 mod sim;

@@ -128,7 +128,7 @@ impl Lease {
         if unchecked {
             self.check()?;
         }
-        let file = match self.control.create_unique(&name) {
+        let file = match self.control.create_stage(&name) {
             Err(error) if super::is_gone(&error) => {
                 return Err(self.lose(self.gone("its control directory is gone")));
             }

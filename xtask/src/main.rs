@@ -1,5 +1,6 @@
 //! Tasks of this repository, run as `cargo xtask TASK`.
 
+mod bench;
 mod check;
 mod command;
 mod prove;
@@ -26,6 +27,8 @@ Usage: cargo xtask test [TARGET]   everything that must hold before a merge, on 
        cargo xtask build-windows   the program for Windows, at target/windows/cachelock.exe (--own-std as above)
        cargo xtask prove [--short | --long] [--layer N] [--seed N]
                                    what the library promises, shown layer by layer; see docs/reliability.md
+       cargo xtask bench [--quick] [--only NAME]
+                                   measures beside others; a run of all goes into docs/performance.md, which has the names
        cargo xtask setup           only what tests need of the machine: what is missing is installed or said
        cargo xtask tidy            only the rules of the sources that no compiler checks
        cargo xtask help            this text
@@ -77,6 +80,7 @@ fn run(arguments: &[&str]) -> Result<(), Failure> {
         ["build-windows", "--own-std"] => {
             windows::build(&root(), sysroot::Source::Debian).map(drop)
         }
+        ["bench", arguments @ ..] => bench::run(&root(), arguments),
         ["setup"] => suite::needs().try_for_each(|needs| setup::run(needs).map(drop)),
         ["tidy"] => tidy::run(&root()),
         [] => Err(usage("which task?")),

@@ -65,6 +65,11 @@ pub(crate) const NATIVE: &[Need] = &[
     ),
     program("mkfs.ext4", "e2fsprogs", "an ext4 of its own"),
     other("/dev/fuse", Kind::Path, "the lease alone, on a FUSE mount"),
+    program(
+        "qemu-storage-daemon",
+        "qemu-utils",
+        "power cuts on a device that records its writes",
+    ),
     program("bindfs", "bindfs", "the lease alone, on a FUSE mount"),
     program("bwrap", "bubblewrap", "sandboxes"),
     program("tmux", "tmux", "what a person sees in a terminal"),

@@ -47,20 +47,20 @@ const NATIVE: Target = Target {
         Step::Setup(setup::NATIVE),
         Step::Cargo("fmt --all --check", &[]),
         // The host crate is a matter of guests; its runtime takes longer to build than all the rest. The proof turns the
-        // library's deliberate defects on, for all that is built beside it.
+        // library's deliberate defects on, for all that is built beside it. The benchmarks bring others' crates.
         Step::Cargo(
-            "clippy --workspace --exclude cachelock-host --exclude cachelock-proof --exclude cachelock-fuzz --all-targets --all-features -- -D warnings",
+            "clippy --workspace --exclude cachelock-host --exclude cachelock-proof --exclude cachelock-fuzz --exclude cachelock-bench --all-targets --all-features -- -D warnings",
             &[],
         ),
         Step::Tidy,
         Step::Cargo(
-            "test --workspace --exclude cachelock-host --exclude cachelock-proof --exclude cachelock-fuzz",
+            "test --workspace --exclude cachelock-host --exclude cachelock-proof --exclude cachelock-fuzz --exclude cachelock-bench",
             &[],
         ),
         // Each deliberate defect must be noticed by a test, and a recorder must be told everything.
         Step::Cargo("test -p cachelock --features mutations,metrics", &[]),
         Step::Cargo(
-            "doc --workspace --exclude cachelock-host --exclude cachelock-proof --exclude cachelock-fuzz --no-deps",
+            "doc --workspace --exclude cachelock-host --exclude cachelock-proof --exclude cachelock-fuzz --exclude cachelock-bench --no-deps",
             &[("RUSTDOCFLAGS", "-Dwarnings")],
         ),
         Step::Cargo(
@@ -68,6 +68,11 @@ const NATIVE: Target = Target {
             &[],
         ),
         Step::Cargo("test -p cachelock-proof -p cachelock-fuzz", &[]),
+        Step::Cargo(
+            "clippy -p cachelock-bench --all-targets -- -D warnings",
+            &[],
+        ),
+        Step::Cargo("test -p cachelock-bench --bins --lib", &[]),
     ],
 };
 

@@ -149,6 +149,27 @@ pub(crate) fn runnable(root: &Path) -> Result<(PathBuf, PathBuf), Failure> {
     Ok((wasmtime, compiled))
 }
 
+/// What a benchmark of guests needs.
+pub(crate) struct Benchmarks {
+    pub(crate) wasmtime: PathBuf,
+    pub(crate) guest: PathBuf,
+    pub(crate) component: PathBuf,
+    pub(crate) program: PathBuf,
+}
+
+/// Builds what is handed out, and a guest that measures.
+pub(crate) fn benchmarks(root: &Path) -> Result<Benchmarks, Failure> {
+    build(root, Source::Any)?;
+    let guest = "cachelock-bench-guest";
+    build_package(root, guest, "", &toolchain(root, Source::Any)?)?;
+    Ok(Benchmarks {
+        wasmtime: said(wasmtime::find(&folder(root)))?,
+        guest: built(root).join("bench-guest.wasm"),
+        component: folder(root).join("cachelock-component.wasm"),
+        program: folder(root).join("cachelock.wasm"),
+    })
+}
+
 /// A guest that imports the interface, on the component and on a host that implements it.
 pub(crate) fn interface(root: &Path) -> Result<Report, Failure> {
     build_package(root, EXAMPLE_GUESTS, "", &toolchain(root, Source::Any)?)?;

@@ -279,12 +279,15 @@ impl Shared {
     pub(super) fn unwind_threads(&self, process: usize) {
         let mut state = self.lock();
         state.driver = Some(carriers::current());
-        let doomed: Vec<usize> = state
+        let mut doomed: Vec<usize> = state
             .alive
             .iter()
             .copied()
             .filter(|&thread| state.threads[thread].process == process)
             .collect();
+        // Background threads first: they have little to unwind, and what they are in the middle of (a beat) the destructors of
+        // the others may wait for.
+        doomed.sort_by_key(|&thread| !state.threads[thread].background);
         for thread in doomed {
             if let Status::Start(job) =
                 std::mem::replace(&mut state.threads[thread].status, Status::Running)

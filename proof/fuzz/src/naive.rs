@@ -267,7 +267,7 @@ pub(crate) fn control_name(name: &str) -> (&'static str, Option<u64>) {
 
 /// Whether a name of an entry means the same file on every system.
 pub(crate) fn is_entry_name(name: &str) -> bool {
-    let is_plain = |c: char| !c.is_control() && c != '\\' && c != ':';
+    let is_plain = |c: char| !c.is_control() && !"\\:<>\"|?*".contains(c);
     name.len() <= 1024 && name.chars().all(is_plain) && name.split('/').all(is_segment)
 }
 

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use cachelock::{Cache, Entry, Snapshot, Verification};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
-use super::payload::{Origin, make, origin_of};
 use super::readers::Readers;
 use super::writer::{ENTRY, Orders, Said, Style, cache_in, log_in, strays};
 use crate::layers;
+use crate::payload::{Origin, make, origin_of};
+use crate::process::pid_in;
 use crate::random::Random;
 
 const WRITERS: usize = 4;
@@ -381,11 +382,4 @@ fn failed(error: cachelock::Error) -> Fault {
         _ => FaultKind::Failed,
     };
     kind.with(error.to_string())
-}
-
-/// The process number in a claim's record.
-pub(super) fn pid_in(claim: &Path) -> Option<u32> {
-    let record = fs::read_to_string(claim).ok()?;
-    let pid = record.lines().find_map(|line| line.strip_prefix("pid "))?;
-    pid.trim().parse().ok()
 }

@@ -18,7 +18,6 @@
 
 mod freezes;
 mod ground;
-mod payload;
 mod phase;
 mod readers;
 mod writer;
@@ -37,8 +36,8 @@ use crate::layer::{Broken, Control, Count, Layer, Outcome, Plan};
 use crate::place::{Kind, Place};
 use crate::random::Random;
 
+use crate::payload::{Origin, make};
 use ground::{Fault, FaultKind, Ground, Setup};
-use payload::{Origin, make};
 use phase::Phase;
 use writer::Style;
 

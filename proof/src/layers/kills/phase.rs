@@ -2,8 +2,9 @@
 
 use std::fs;
 
-use super::ground::{Fault, Ground, pid_in};
-use super::payload::origin_of;
+use super::ground::{Fault, Ground};
+use crate::payload::origin_of;
+use crate::process::pid_in;
 
 /// In the order in which a refresh passes through them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use cachelock::{Entry, Verification};
 
 use super::ground::{Fault, FaultKind};
-use super::payload::origin_of;
+use crate::payload::origin_of;
 
 /// Between two reads, so that there is time for anything else.
 const PAUSE: Duration = Duration::from_micros(500);

@@ -8,9 +8,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use cachelock::{Cache, Durability, Entry, Locking, Mutation};
-use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 
-use super::payload::{Origin, make};
+use crate::payload::{Origin, make};
+use crate::process::ends_with_parent;
 
 /// How a writer writes. All but the first are planted defects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,10 +170,7 @@ pub(super) fn strays(cache: &Path, epoch: u64) -> io::Result<Vec<String>> {
 
 /// The process: never ends by itself, unless something is wrong.
 pub(super) fn run(words: &[String]) -> ExitCode {
-    let parent = getppid();
-    let dies = set_parent_process_death_signal(Some(Signal::KILL));
-    // The parent may have died before that.
-    if dies.is_err() || getppid() != parent {
+    if !ends_with_parent() {
         return ExitCode::FAILURE;
     }
     let Some(orders) = Orders::parse(words) else {

@@ -3,17 +3,20 @@
 use crate::random::Random;
 
 /// Who wrote a payload, and which of that writer's it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Origin {
-    pub(super) writer: u64,
-    pub(super) number: u64,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Origin {
+    /// The writer.
+    pub writer: u64,
+    /// The number among its payloads.
+    pub number: u64,
 }
 
 const HEADER: usize = 24;
 const MOST: u64 = 48 << 10;
 
 /// The payload of `origin`, of a length of its own.
-pub(super) fn make(origin: Origin) -> Vec<u8> {
+#[must_use]
+pub fn make(origin: Origin) -> Vec<u8> {
     let mut random = Random::new(origin.writer.rotate_left(32) ^ origin.number);
     // Small ones and large ones equally often.
     let most = [1 << 10, 8 << 10, MOST][random.below(3) as usize];
@@ -30,7 +33,10 @@ pub(super) fn make(origin: Origin) -> Vec<u8> {
 }
 
 /// Whose payload `bytes` are, or why they are nobody's.
-pub(super) fn origin_of(bytes: &[u8]) -> Result<Origin, String> {
+///
+/// # Errors
+/// They are no whole payload.
+pub fn origin_of(bytes: &[u8]) -> Result<Origin, String> {
     let word = |n: usize| {
         let word = bytes.get(8 * n..8 * n + 8)?;
         word.try_into().ok().map(u64::from_le_bytes)

@@ -1,0 +1,116 @@
+//! What `cachelock-bench` measures inside of a guest, whose directory is the first that it was granted.
+//!
+//! - `compare ROUNDS`: the library beside the bare calls, alternating; prints a line for each round of each comparison:
+//!   its name and both times in nanoseconds.
+//! - `wait`: for each line of its input takes the lock, says so, and releases it.
+
+use std::io::{BufRead, Write};
+use std::time::{Duration, Instant};
+
+use cachelock::{Cache, Durability};
+use wasi::filesystem::preopens::get_directories;
+use wasi::filesystem::types::{Descriptor, DescriptorFlags, OpenFlags, PathFlags};
+
+const KIB: usize = 1024;
+
+fn main() {
+    let (bare, path) = get_directories().swap_remove(0);
+    let cache = Cache::builder(&path)
+        .durability(Durability::None)
+        .timeout(Duration::from_secs(60))
+        .open()
+        .unwrap();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["compare", rounds] => compare(&cache, &bare, rounds.parse().unwrap()),
+        ["wait"] => wait(&cache),
+        _ => panic!("compare ROUNDS or wait"),
+    }
+}
+
+fn compare(cache: &Cache, bare: &Descriptor, rounds: usize) {
+    for (name, len) in [("4 KiB", 4 * KIB), ("1 MiB", 1024 * KIB)] {
+        let payload = vec![7; len];
+        refresh(cache, "read", &payload);
+        let entry = cache.entry("read").unwrap();
+        alternate(
+            rounds,
+            &format!("verified read of {name}"),
+            || assert_eq!(entry.read().unwrap().unwrap().len(), len),
+            || assert_eq!(read(bare, "read", len), len),
+        );
+    }
+    let payload = vec![7; 4 * KIB];
+    alternate(
+        rounds,
+        "refresh of 4 KiB, no sync",
+        || refresh(cache, "ours", &payload),
+        || replace(bare, "bare", &payload),
+    );
+}
+
+fn alternate(rounds: usize, name: &str, ours: impl Fn(), bare: impl Fn()) {
+    let timed = |way: &dyn Fn()| {
+        let began = Instant::now();
+        way();
+        began.elapsed().as_nanos()
+    };
+    for round in 0..rounds {
+        let (ours, bare) = if round % 2 == 0 {
+            let ours = timed(&ours);
+            (ours, timed(&bare))
+        } else {
+            let bare = timed(&bare);
+            (timed(&ours), bare)
+        };
+        println!("{name}\t{ours}\t{bare}");
+    }
+}
+
+fn refresh(cache: &Cache, name: &str, payload: &[u8]) {
+    let mut refresh = cache.entry(name).unwrap().refresh().unwrap();
+    refresh.write_all(payload).unwrap();
+    refresh.publish().unwrap();
+}
+
+/// Open, read, close.
+fn read(dir: &Descriptor, name: &str, len: usize) -> usize {
+    let flags = DescriptorFlags::READ;
+    let file = dir
+        .open_at(PathFlags::empty(), name, OpenFlags::empty(), flags)
+        .unwrap();
+    let mut bytes = Vec::with_capacity(len);
+    loop {
+        let left = (len + 1 - bytes.len()) as u64;
+        let (piece, ended) = file.read(left, bytes.len() as u64).unwrap();
+        bytes.extend_from_slice(&piece);
+        if ended || piece.is_empty() {
+            return bytes.len();
+        }
+    }
+}
+
+/// Create, write, close, rename.
+fn replace(dir: &Descriptor, name: &str, payload: &[u8]) {
+    let create = OpenFlags::CREATE | OpenFlags::EXCLUSIVE;
+    let flags = DescriptorFlags::WRITE;
+    let file = dir
+        .open_at(PathFlags::empty(), "bare.new", create, flags)
+        .unwrap();
+    let mut written = 0;
+    while written < payload.len() {
+        written += file.write(&payload[written..], written as u64).unwrap() as usize;
+    }
+    drop(file);
+    dir.rename_at("bare.new", dir, name).unwrap();
+}
+
+fn wait(cache: &Cache) {
+    for line in std::io::stdin().lock().lines() {
+        line.unwrap();
+        let lock = cache.lock().unwrap();
+        println!("locked");
+        std::io::stdout().flush().unwrap();
+        drop(lock);
+    }
+}
