@@ -30,6 +30,9 @@ pub(crate) struct Options {
     pub(crate) mutation: Option<Mutation>,
 }
 
+/// Whether anybody can listen. What is made up for an event alone is not made up otherwise.
+pub(crate) const TELLS: bool = !cfg!(feature = "silent");
+
 pub(crate) struct Context {
     pub(crate) platform: Arc<dyn Platform>,
     /// The cache directory, absolute.
@@ -44,7 +47,7 @@ impl Context {
     /// The only way to say something: counts it and tells it to whoever listens.
     #[inline]
     pub(crate) fn emit(&self, event: &Event<'_>) {
-        if cfg!(feature = "silent") {
+        if !TELLS {
             return;
         }
         self.counters.count(event);

@@ -35,8 +35,8 @@ pub(crate) fn sync_dir(cx: &Context, dir: &dyn Dir) -> io::Result<()> {
 /// Makes the names last that lead to the entry's payload and to its tag, as far as they are there.
 pub(crate) fn sync_names(cx: &Context, hold: &Hold, name: &EntryName) -> Result<()> {
     sync_above(cx, hold);
-    sync_way(cx, &hold.root.dir, name.folders())
-        .and_then(|_| sync_way(cx, &hold.control.dir, tag_folders(name)))
+    sync_way(cx, &hold.root.dir, &mut name.folders())
+        .and_then(|_| sync_way(cx, &hold.control.dir, &mut tag_folders(name)))
         .map_err(|error| Error::io("sync the way to", cx.path.join(name.as_str()), error))?;
     Ok(())
 }
@@ -61,10 +61,10 @@ fn tag_folders(name: &EntryName) -> impl Iterator<Item = &str> {
     std::iter::once(TAGS).chain(name.folders())
 }
 
-fn sync_way<'a>(
+fn sync_way(
     cx: &Context,
     from: &Arc<dyn Dir>,
-    folders: impl Iterator<Item = &'a str>,
+    folders: &mut dyn Iterator<Item = &str>,
 ) -> io::Result<()> {
     let mut dir = from.clone();
     sync_dir(cx, &*dir)?;

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cachelock_platform::{Quoted, failure};
+use cachelock_platform::{GUEST, Quoted, Reason, Shown, failure};
 
 pub(crate) use crate::events::WaitingFor;
 use crate::key::Key;
@@ -38,7 +38,7 @@ pub(crate) struct Body {
 enum Repr {
     #[error(
         "timed out after {} waiting for {what} of {}{}",
-        seconds(*waited), path.display(), held_by(holder.as_ref())
+        seconds(*waited), Shown(path), held_by(holder.as_ref())
     )]
     Timeout {
         path: PathBuf,
@@ -48,7 +48,7 @@ enum Repr {
         budget: Option<Duration>,
         holder: Option<Holder>,
     },
-    #[error("cancelled after {} of waiting for {what} of {}", seconds(*waited), path.display())]
+    #[error("cancelled after {} of waiting for {what} of {}", seconds(*waited), Shown(path))]
     Cancelled {
         path: PathBuf,
         what: WaitingFor,
@@ -56,39 +56,51 @@ enum Repr {
     },
     #[error(
         "the lease on {} (epoch {epoch}) was lost: {reason}; nothing was published and what is there now stands, so read again or refresh again",
-        path.display()
+        Shown(path)
     )]
     LeaseLost {
         path: PathBuf,
         epoch: u64,
         reason: String,
     },
-    #[error("{} is corrupt: {reason}; refresh it to replace it", path.display())]
+    #[error("{} is corrupt: {reason}; refresh it to replace it", Shown(path))]
     Corrupt { path: PathBuf, reason: String },
-    #[error("{} has no payload to keep, although its producer says that it was not modified; produce it without a condition", path.display())]
+    #[error(
+        "{} has no payload to keep, although its producer says that it was not modified; produce it without a condition",
+        Shown(path)
+    )]
     Missing { path: PathBuf },
     #[error("{} cannot be the name of an entry: {reason}", Quoted(name))]
     InvalidName { name: String, reason: String },
-    #[error("{} cannot be a cache: {reason}", path.display())]
+    #[error("{} cannot be a cache: {reason}", Shown(path))]
     InvalidCache { path: PathBuf, reason: String },
-    #[error("{} is not safe to share a cache in: {reason}; use a directory of your own, or allow shared directories", path.display())]
+    #[error(
+        "{} is not safe to share a cache in: {reason}; use a directory of your own, or allow shared directories",
+        Shown(path)
+    )]
     Untrusted { path: PathBuf, reason: String },
-    #[error("{} {reason}; remove it or choose another place", path.display())]
+    #[error("{} {reason}; remove it or choose another place", Shown(path))]
     NotAFile { path: PathBuf, reason: String },
-    #[error("the payload for {} has {written} bytes and not the expected {expected}; the old entry stays", path.display())]
+    #[error(
+        "the payload for {} has {written} bytes and not the expected {expected}; the old entry stays",
+        Shown(path)
+    )]
     LengthMismatch {
         path: PathBuf,
         expected: u64,
         written: u64,
     },
-    #[error("{} was published, but {doubt}: {source}", path.display())]
+    #[error("{} was published, but {doubt}: {}", Shown(path), Reason(source))]
     #[rustfmt::skip]
     NotDurable { path: PathBuf, doubt: &'static str, source: io::Error },
-    #[error("{}: {reason}", path.display())]
+    #[error("{}: {reason}", Shown(path))]
     Limit { path: PathBuf, reason: String },
-    #[error("the refresh of {} failed before ({reason}), so what was written cannot be published; restart it or begin another", path.display())]
+    #[error(
+        "the refresh of {} failed before ({reason}), so what was written cannot be published; restart it or begin another",
+        Shown(path)
+    )]
     Poisoned { path: PathBuf, reason: String },
-    #[error("cannot {action} {}: {source}{}", path.display(), hint(source))]
+    #[error("cannot {action} {}: {}{}", Shown(path), Reason(source), hint(source))]
     Io {
         action: &'static str,
         path: PathBuf,
@@ -127,8 +139,8 @@ fn hint(source: &io::Error) -> &'static str {
         }
         io::ErrorKind::IsADirectory => "; a directory has the name of the entry",
         io::ErrorKind::NotADirectory => "; a file has the name of a folder on the way",
-        // The kinds of `std` have none for it yet, but its text is the same everywhere.
-        _ if source.to_string().starts_with("Too many open files") => {
+        // The kinds of `std` have none for it yet, but its text is the same everywhere. A guest's host does not say it.
+        _ if !GUEST && source.to_string().starts_with("Too many open files") => {
             "; close some files or raise the limit of open files"
         }
         _ => "",
@@ -361,6 +373,8 @@ impl Error {
 }
 
 impl From<Repr> for Error {
+    #[cold]
+    #[inline(never)]
     fn from(repr: Repr) -> Self {
         Error(Box::new(Body { repr, key: None }))
     }

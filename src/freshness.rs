@@ -13,6 +13,7 @@ use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use crate::cache::Entry;
+use crate::context::TELLS;
 use crate::error::{Error, Result};
 use crate::events::{Event, EventKind};
 use crate::lock::{Acquired, How, Look};
@@ -246,7 +247,7 @@ impl Entry {
             self.say_stale(None);
             return Ok(Err(Begun::Stale(stream, None)));
         }
-        self.say_stale(Some(&error.to_string()));
+        self.say_stale(Some(&error));
         Ok(Err(Begun::Stale(stream, Some(error))))
     }
 
@@ -260,7 +261,7 @@ impl Entry {
         };
         match self.freshness(policy, stream.meta()) {
             Freshness::Fresh | Freshness::Early => {}
-            Freshness::Stale { if_error: true, .. } => self.say_stale(Some(&why.to_string())),
+            Freshness::Stale { if_error: true, .. } => self.say_stale(Some(why)),
             Freshness::Stale { .. } => return None,
         }
         Some(stream)
@@ -345,10 +346,11 @@ impl Entry {
         }
     }
 
-    fn say_stale(&self, detail: Option<&str>) {
+    fn say_stale(&self, why: Option<&dyn fmt::Display>) {
+        let detail = why.filter(|_| TELLS).map(ToString::to_string);
         self.cx.emit(&Event {
             entry: Some(self.name()),
-            detail,
+            detail: detail.as_deref(),
             ..Event::new(EventKind::ServedStale, &self.cx.path)
         });
     }

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use cachelock_platform::{File, failure};
+use cachelock_platform::{File, Reason, failure};
 use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::cache::Entry;
@@ -179,7 +179,7 @@ impl Stage {
     }
 
     fn fail(&mut self, action: &'static str, error: io::Error) -> Error {
-        self.failed = Some(error.to_string());
+        self.failed = Some(Reason(&error).to_string());
         self.hold.control.failed(action, &self.name, error)
     }
 

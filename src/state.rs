@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use cachelock_platform::{Access, Dir, File, FileId, FileKind, Metadata};
+use cachelock_platform::{Access, Dir, File, FileId, FileKind, GUEST, Metadata, Shown};
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_128};
 
 use crate::context::Context;
@@ -44,10 +44,10 @@ impl Payload {
     }
 
     /// All of it, and what it is. A large one is hashed piece by piece, while what was read is still in the processor's
-    /// cache.
+    /// cache, and all of them in a guest, of which the other hasher would be 2 KB.
     pub(crate) fn take_in(&self) -> io::Result<(Content, Arc<[u8]>)> {
-        let mut hasher =
-            (self.file.is_pinned() && self.metadata.len > PIECE as u64).then(Xxh3Default::new);
+        let in_pieces = GUEST || (self.file.is_pinned() && self.metadata.len > PIECE as u64);
+        let mut hasher = in_pieces.then(Xxh3Default::new);
         let bytes = read_whole(&*self.file, self.metadata.len, |piece| {
             if let Some(hasher) = &mut hasher {
                 hasher.update(piece);
@@ -134,7 +134,7 @@ impl FoundTag {
     fn read_once(cx: &Context, root: &Root, name: &EntryName, anew: bool) -> Result<Self> {
         let path = || tag_path(cx, name);
         let corrupt =
-            |reason: &str| TagState::Corrupt(format!("its tag {} {reason}", path().display()));
+            |reason: &str| TagState::Corrupt(format!("its tag {} {reason}", Shown(&path())));
         let failed = |error: Error| match error.is_permission() {
             true => Ok(TagState::Forbidden.into()),
             false => Err(error),

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::{self, Write};
 use std::io;
+use std::path::Path;
 
 use crate::GUEST;
 
@@ -26,6 +27,39 @@ impl fmt::Debug for Said {
 }
 
 impl std::error::Error for Said {}
+
+/// What an error says. In a guest without the numbers of a system, which none has there, and whose texts are 3 KB.
+#[derive(Debug, Clone, Copy)]
+pub struct Reason<'a>(pub &'a io::Error);
+
+impl fmt::Display for Reason<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.get_ref() {
+            Some(text) if GUEST => fmt::Display::fmt(text, f),
+            None if GUEST => fmt::Display::fmt(&self.0.kind(), f),
+            _ => fmt::Display::fmt(self.0, f),
+        }
+    }
+}
+
+/// A path as it is displayed, without 1 KB of a guest for columns.
+#[derive(Debug, Clone, Copy)]
+pub struct Shown<'a>(pub &'a Path);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !GUEST {
+            return self.0.display().fmt(f);
+        }
+        for chunk in self.0.as_os_str().as_encoded_bytes().utf8_chunks() {
+            f.write_str(chunk.valid())?;
+            if !chunk.invalid().is_empty() {
+                f.write_char(char::REPLACEMENT_CHARACTER)?;
+            }
+        }
+        Ok(())
+    }
+}
 
 /// A text in quotation marks, where nothing can hide: as it is debugged.
 ///
@@ -125,6 +159,8 @@ mod tests {
     fn a_failure_says_its_text_and_has_its_kind() {
         let error = failure(io::ErrorKind::NotFound, "it is gone");
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
-        assert_eq!(error.to_string(), "it is gone");
+        assert_eq!(Reason(&error).to_string(), "it is gone");
+        let system = io::Error::from_raw_os_error(2);
+        assert_eq!(Reason(&system).to_string(), system.to_string());
     }
 }

@@ -7,6 +7,7 @@ use super::claim::{Claim, Kind, RECORD_READ};
 use super::expiry::{self, Sight};
 use super::lease::Lease;
 use super::want;
+use crate::context::TELLS;
 use crate::control::{self, Control, HEAD};
 use crate::error::{Error, Result};
 use crate::events::{Event, EventKind};
@@ -235,6 +236,9 @@ impl<'a> Attempt<'a> {
 
 impl Acquired {
     pub(super) fn announce(&self, overtakes: Option<Duration>) {
+        if !TELLS {
+            return;
+        }
         let control = self.lease.control();
         let event = |kind| Event {
             epoch: Some(self.lease.epoch),

@@ -70,7 +70,7 @@ impl Heartbeat {
             self.state().task = None;
             if error.kind() != io::ErrorKind::Unsupported {
                 let without = "no thread to beat leases from, so holders must beat themselves";
-                lease.say_beat_failed(&format!("{without}: {error}"));
+                lease.say_beat_failed(&format_args!("{without}: {error}"));
             }
         }
     }

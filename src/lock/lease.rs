@@ -27,6 +27,7 @@
 //!
 //! Each of these rules has an entry in [`Mutation`], and a test that fails without it.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -37,6 +38,7 @@ use super::claim::{Claim, Kind, RECORD_READ};
 use super::expiry::{self, Observation};
 use super::gate::GateGuard;
 use super::turn::Turn;
+use crate::context::TELLS;
 use crate::control::{self, Control};
 use crate::error::{Error, Result};
 use crate::events::{Event, EventKind};
@@ -274,7 +276,7 @@ impl Lease {
             }
         };
         if !self.failing.swap(true, Ordering::Relaxed) {
-            self.say_beat_failed(&failed.to_string());
+            self.say_beat_failed(&failed);
         }
         let cx = &self.control.cx;
         // Before a record that was written half-way, which nobody can read, is taken for a dead holder's.
@@ -286,10 +288,13 @@ impl Lease {
         Ok(())
     }
 
-    pub(crate) fn say_beat_failed(&self, detail: &str) {
+    pub(crate) fn say_beat_failed(&self, why: &dyn fmt::Display) {
+        if !TELLS {
+            return;
+        }
         self.control.cx.emit(&Event {
             epoch: Some(self.epoch),
-            detail: Some(detail),
+            detail: Some(&why.to_string()),
             ..Event::new(EventKind::HeartbeatFailed, &self.control.cx.path)
         });
     }

@@ -27,7 +27,7 @@ use std::time::Duration;
 use cachelock_platform::{FileSystem, GUEST, Monotonic, failure};
 
 use crate::builder::Locking;
-use crate::context::Context;
+use crate::context::{Context, TELLS};
 use crate::control::{Control, found};
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::{self, Backend, Event, EventKind};
@@ -205,7 +205,8 @@ impl Drop for Hold {
         }
         let backend = self.backend();
         // An error only costs the next caller a wait for the lease.
-        let failed = self.release().err().map(|error| error.to_string());
+        let failed = self.release().err().filter(|_| TELLS);
+        let failed = failed.map(|error| error.to_string());
         self.cx.emit(&Event {
             backend: Some(backend),
             held: Some(self.held()),
@@ -374,12 +375,14 @@ fn take_gate(
                 return Ok((Some(guard), kind));
             }
             Outcome::Bypass(kind) => return Ok((None, kind)),
-            Outcome::Unavailable(reason) => reason,
+            Outcome::Unavailable(reason) => Some(reason),
         }
     } else {
-        format!("kernel locks on {} cannot be relied on", file_system.name)
+        None
     };
-    if local.fallback_said.set(()).is_ok() {
+    if TELLS && local.fallback_said.set(()).is_ok() {
+        let reason = reason
+            .unwrap_or_else(|| format!("kernel locks on {} cannot be relied on", file_system.name));
         cx.emit(&Event {
             backend: Some(Backend::Lease),
             detail: Some(&reason),
