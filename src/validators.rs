@@ -1,6 +1,7 @@
 //! What a producer wants to remember about a payload.
 
 use std::fmt;
+use std::ops::Index;
 
 /// Small facts about a payload that a producer wants back at its next run: an `ETag`, a `Last-Modified`, a revision. A map,
 /// sorted by keys.
@@ -11,6 +12,7 @@ use std::fmt;
 /// let mut validators = Validators::from([("revision".to_owned(), "17".to_owned())]);
 /// validators.insert("etag".to_owned(), "\"a1\"".to_owned());
 /// assert_eq!(validators.get("revision").map(String::as_str), Some("17"));
+/// assert_eq!(validators["etag"], "\"a1\"");
 /// assert!(validators.keys().eq(["etag", "revision"]));
 /// ```
 // A vector, for they are few, and a tree is 4 KB of a guest.
@@ -83,6 +85,18 @@ impl Validators {
     /// All values, in the order of their keys.
     pub fn values(&self) -> impl Iterator<Item = &String> {
         self.0.iter().map(|(_, value)| value)
+    }
+}
+
+/// Panics if the key has no value.
+impl Index<&str> for Validators {
+    type Output = String;
+
+    fn index(&self, key: &str) -> &String {
+        match self.get(key) {
+            Some(value) => value,
+            None => panic!("there is no validator {key:?}"),
+        }
     }
 }
 
