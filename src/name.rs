@@ -6,7 +6,7 @@
 use std::fmt;
 use std::path::Path;
 
-use cachelock_platform::{Quoted, Shown};
+use cachelock_platform::Quoted;
 
 use crate::error::{Error, Result};
 
@@ -146,7 +146,7 @@ fn check_segment(segment: &str) -> Result<(), String> {
 /// Refuses a cache in a control directory, whose files it would take for entries: a publish to `head` could turn the epoch
 /// back.
 pub(crate) fn check_cache_path(path: &Path) -> Result<()> {
-    let text = Shown(path).to_string();
+    let text = path.to_string_lossy();
     if text.split(std::path::is_separator).any(is_control_dir) {
         let reason = format!(
             "it is in {}, the own directory of a cache; use the directory that is in",

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cachelock_platform::{Dir, FileKind, GUEST, Shown, failure};
+use cachelock_platform::{Dir, FileKind, GUEST, failure};
 
 use crate::control::found;
 use crate::durable::{sync_dir, sync_names, sync_tag, syncs_all, syncs_payload};
@@ -406,8 +406,8 @@ fn rename(
             io::ErrorKind::CrossesDevices => {
                 let reason = format!(
                     "{} and {}",
-                    Shown(&hold.control.path(stage.name())),
-                    Shown(&path)
+                    hold.control.path(stage.name()).display(),
+                    path.display()
                 );
                 let source = failure(
                     error.kind(),

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cachelock_platform::{Dir, FileId, Metadata, Quoted, Shown};
+use cachelock_platform::{Dir, FileId, Metadata, Quoted};
 
 use crate::context::Context;
 use crate::control::{Control, TAGS, check_trust, dir_error, found, open_or_create_dir};
@@ -192,7 +192,7 @@ fn refuse_cache_in_cache(dir: &dyn Dir, name: &EntryName, folder: &str) -> Resul
 
 fn folder_error(name: &EntryName, path: &Path, error: io::Error) -> Error {
     if error.kind() == io::ErrorKind::NotADirectory {
-        let reason = format!("{} is not a folder (an entry, or a link)", Shown(path));
+        let reason = format!("{} is not a folder (an entry, or a link)", path.display());
         return Error::invalid_name(name.as_str(), reason);
     }
     Error::io("open", path, error)

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use cachelock_platform::{Access, Dir, File, FileId, FileKind, GUEST, Metadata, Shown};
+use cachelock_platform::{Access, Dir, File, FileId, FileKind, GUEST, Metadata};
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_128};
 
 use crate::context::Context;
@@ -134,7 +134,7 @@ impl FoundTag {
     fn read_once(cx: &Context, root: &Root, name: &EntryName, anew: bool) -> Result<Self> {
         let path = || tag_path(cx, name);
         let corrupt =
-            |reason: &str| TagState::Corrupt(format!("its tag {} {reason}", Shown(&path())));
+            |reason: &str| TagState::Corrupt(format!("its tag {} {reason}", path().display()));
         let failed = |error: Error| match error.is_permission() {
             true => Ok(TagState::Forbidden.into()),
             false => Err(error),

@@ -69,7 +69,7 @@ pub use bytes::zeros;
 /// has. What is built for those can be left out then.
 pub const GUEST: bool = cfg!(all(target_os = "wasi", target_env = "p2"));
 
-pub use said::{Escaped, Quoted, Reason, Shown, failure};
+pub use said::{Escaped, Quoted, Reason, failure};
 
 /// Whether [`File::set_mode`] does anything on this target: where it does not, a file keeps the access that it was created
 /// with.

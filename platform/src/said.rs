@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::fmt::{self, Write};
 use std::io;
-use std::path::Path;
 
 use crate::GUEST;
 
@@ -39,25 +38,6 @@ impl fmt::Display for Reason<'_> {
             None if GUEST => fmt::Display::fmt(&self.0.kind(), f),
             _ => fmt::Display::fmt(self.0, f),
         }
-    }
-}
-
-/// A path as it is displayed, without 1 KB of a guest for columns.
-#[derive(Debug, Clone, Copy)]
-pub struct Shown<'a>(pub &'a Path);
-
-impl fmt::Display for Shown<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !GUEST {
-            return self.0.display().fmt(f);
-        }
-        for chunk in self.0.as_os_str().as_encoded_bytes().utf8_chunks() {
-            f.write_str(chunk.valid())?;
-            if !chunk.invalid().is_empty() {
-                f.write_char(char::REPLACEMENT_CHARACTER)?;
-            }
-        }
-        Ok(())
     }
 }
 

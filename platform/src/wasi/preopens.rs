@@ -14,7 +14,7 @@ use wasi::filesystem::types::{Descriptor, DescriptorFlags, OpenFlags, PathFlags}
 
 use super::dir::WasiDir;
 use super::error;
-use crate::{Shown, failure};
+use crate::failure;
 
 /// A directory that the host has opened for this instance.
 struct Preopen {
@@ -53,7 +53,7 @@ fn segments(path: &str) -> String {
 /// A path as WASI takes it.
 fn text(path: &Path) -> io::Result<&str> {
     path.to_str().ok_or_else(|| {
-        let reason = format!("{} is not UTF-8, as paths of WASI are", Shown(path));
+        let reason = format!("{} is not UTF-8, as paths of WASI are", path.display());
         failure(io::ErrorKind::InvalidInput, reason)
     })
 }
