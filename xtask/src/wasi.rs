@@ -8,7 +8,7 @@
 //! | `cachelock.wasm` | the program, as it is to be handed out |
 //! | `cachelock-component.wasm` | the component that exports the interface, as it is to be handed out |
 //! | `cachelock.cwasm` | the program, compiled for this machine, so that each of many runs starts at once |
-//! | `clients` | see [`clients`] |
+//! | `clients` | see [`mod@clients`] |
 //! | `scratch` | the directory that tests inside of a guest are granted |
 //! | `debian`, `std`, `sysroot` | see [`sysroot`] |
 //! | `wasmtime` | see [`wasmtime`] |

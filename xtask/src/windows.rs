@@ -7,7 +7,7 @@
 //! | `cachelock.exe` | the program, as it is to be handed out; Windows itself needs no more |
 //! | `bcryptprimitives.dll` | what Wine before 9 has not, so that the program starts there; not to be handed out |
 //! | `prefix` | a drive and a registry of Wine's own |
-//! | `debian`, `std`, `sysroot` | see [`sysroot`](crate::sysroot) |
+//! | `debian`, `std`, `sysroot` | see [`crate::sysroot`] |
 //!
 //! The standard library of Rust takes its randomness from `bcryptprimitives.dll`, a part of Windows since version 8. The one
 //! that is made here hands the calls on to a function that all versions of Wine have. It goes into the prefix for the tests, and
