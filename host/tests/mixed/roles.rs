@@ -159,7 +159,10 @@ fn read_all_the_time<B: AsRef<[u8]>>(part: &Part, mut read: impl FnMut() -> Foun
 
 /// A defect: publishes without asking anybody.
 fn without_lock(part: &Part, publish: fn(&Path, &[u8]) -> io::Result<()>) {
-    let path = Path::new(&part.cache).join("entry");
+    let cache = Path::new(&part.cache);
+    // It may be the first one here.
+    std::fs::create_dir_all(cache).expect("there is room");
+    let path = cache.join("entry");
     let until = part::start(part.run_ms, now);
     let mut number = 0;
     while now() < until {
