@@ -123,6 +123,19 @@ impl Control {
 #[derive(Debug, Clone)]
 pub struct Broken(pub String);
 
+impl Broken {
+    /// The first of what a run with `seed` has found, if it has found anything.
+    pub(crate) fn first_of(found: &[String], seed: u64) -> Result<(), Broken> {
+        let Some(first) = found.first() else {
+            return Ok(());
+        };
+        let times = found.len();
+        Err(Broken(format!(
+            "seed {seed}: {times} of them, first: {first}"
+        )))
+    }
+}
+
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -13,6 +13,7 @@ pub mod program;
 pub mod random;
 mod sim;
 mod table;
+mod threads;
 
 pub mod layers;
 

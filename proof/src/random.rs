@@ -40,6 +40,13 @@ impl Random {
         usize::try_from(self.below(count as u64)).expect("it is below a usize")
     }
 
+    /// Puts `things` in another order.
+    pub fn shuffle<T>(&mut self, things: &mut [T]) {
+        for last in (1..things.len()).rev() {
+            things.swap(last, self.pick(last + 1));
+        }
+    }
+
     /// True once in `times`, which must not be 0.
     pub fn one_in(&mut self, times: u64) -> bool {
         self.below(times) == 0

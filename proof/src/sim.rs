@@ -2,16 +2,12 @@
 
 use std::fmt::{self, Write as _};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use cachelock::platform::FileKind;
 use cachelock::platform::memory::World;
 use cachelock::{Cache, Error, Published};
 
-use crate::Broken;
 use crate::support::{LEASE, builder, publish, read, residue};
 
 /// The payloads of these layers. Lengths differ, and `NEW` takes several writes on a disk that writes [`BLOCK`] bytes at once.
@@ -21,48 +17,6 @@ pub(crate) const NEXT: &[u8] = b"next";
 
 /// What the simulated disk writes at once, so that a longer write can be torn in the middle. A claim's record is one block.
 pub(crate) const BLOCK: usize = 512;
-
-/// Does `work` for each of `items`, so many at a time. Ends with the first broken promise, a panic included.
-pub(crate) fn each<T: Sync, R: Send>(
-    jobs: usize,
-    items: &[T],
-    work: impl Fn(&T) -> Result<R, Broken> + Sync,
-) -> Result<Vec<R>, Broken> {
-    let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let done = Mutex::new((Vec::new(), None));
-    let worker = || {
-        while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if stop.load(Ordering::Relaxed) {
-                return;
-            }
-            let result = unpanicked(|| work(item));
-            let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
-            match result {
-                Ok(result) => done.0.push(result),
-                Err(broken) => {
-                    stop.store(true, Ordering::Relaxed);
-                    done.1.get_or_insert(broken);
-                }
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..jobs.min(items.len()) {
-            scope.spawn(worker);
-        }
-    });
-    let (results, broken) = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-    broken.map_or(Ok(results), Err)
-}
-
-/// A panic of `work` as a broken promise.
-pub(crate) fn unpanicked<R>(work: impl FnOnce() -> Result<R, Broken>) -> Result<R, Broken> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-        Err(Broken(format!("panicked: {}", text.unwrap_or_default())))
-    })
-}
 
 /// A fingerprint of all that is below `/cache`: names, kinds, bytes.
 pub(crate) fn fingerprint(world: &World) -> u64 {

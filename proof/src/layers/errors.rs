@@ -7,15 +7,16 @@
 use std::collections::HashSet;
 use std::io::ErrorKind as Io;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cachelock::platform::memory::{Call, Fault, Keep, Op, World};
 use cachelock::{Cache, Durability, Error, ErrorKind, Mutation};
 
 use crate::random::Random;
-use crate::sim::{Found, NEW, OLD, Work, each, find, last_calls, next_refresh, unpanicked};
+use crate::sim::{Found, NEW, OLD, Work, find, last_calls, next_refresh};
 use crate::support::{LEASE, builder, publish};
+use crate::threads::{each, locked, unpanicked};
 use crate::{Broken, Control, Count, Layer, Outcome, Plan, Size};
 
 /// The layer.
@@ -244,7 +245,7 @@ impl Case<'_> {
         let said = world.finish(task);
         world.clear_faults();
         let seen = Seen {
-            calls: calls.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            calls: locked(&calls).clone(),
             hits: met.load(Ordering::Relaxed),
         };
         let found = find(world).map_err(|error| format!("the entry cannot be read: {error}"))?;
@@ -275,7 +276,7 @@ impl Case<'_> {
         let note = calls.clone();
         let counted = move |call: &Call| {
             if &*call.process == "victim" {
-                let mut calls = note.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut calls = locked(&note);
                 let place = match call.dir.is_empty() {
                     true => call.name.as_str().into(),
                     false => call.dir.clone(),
@@ -289,7 +290,7 @@ impl Case<'_> {
         for &(number, fault) in &self.hits {
             let (calls, met) = (calls.clone(), met.clone());
             let matches = move |call: &Call| {
-                let at = calls.lock().unwrap_or_else(PoisonError::into_inner).len();
+                let at = locked(&calls).len();
                 let matches = &*call.process == "victim" && at == number + 1;
                 met.fetch_add(usize::from(matches), Ordering::Relaxed);
                 matches

@@ -8,13 +8,11 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::thread;
 
 use cachelock_fuzz::{PLANTED, TARGETS, Target};
 
 use crate::layer::{Broken, Control, Count, Layer, Outcome, Plan};
+use crate::threads::each;
 
 /// No parser of inputs of less than a kilobyte may allocate more at once, in megabytes.
 const MEMORY: u32 = 16;
@@ -139,26 +137,12 @@ impl Fuzzed {
 
 /// Fuzzes all, as many at a time as may be.
 fn all(plan: &Plan, fuzzer: &Path, work: &[(&Target, u64)]) -> Result<Vec<Fuzzed>, Broken> {
-    let next = Mutex::new(work.iter().enumerate());
-    let take = || next.lock().unwrap_or_else(PoisonError::into_inner).next();
-    let worker = || {
-        let mut done = Vec::new();
-        while let Some((index, (target, runs))) = take() {
-            done.push((index, one(plan, fuzzer, target, *runs)));
-        }
-        done
-    };
-    let done = thread::scope(|scope| {
-        let workers: Vec<_> = (0..plan.jobs).map(|_| scope.spawn(worker)).collect();
-        let ended = workers.into_iter().map(|worker| {
-            let panicked = |_| Broken("a thread of this layer panicked".to_owned());
-            worker.join().map_err(panicked)
-        });
-        ended.collect::<Result<Vec<_>, _>>()
+    let work: Vec<_> = work.iter().enumerate().collect();
+    let mut done = each(plan.jobs, &work, |&(index, &(target, runs))| {
+        Ok((index, one(plan, fuzzer, target, runs)?))
     })?;
-    let mut done: Vec<_> = done.into_iter().flatten().collect();
     done.sort_by_key(|(index, _)| *index);
-    done.into_iter().map(|(_, fuzzed)| fuzzed).collect()
+    Ok(done.into_iter().map(|(_, fuzzed)| fuzzed).collect())
 }
 
 fn one(plan: &Plan, fuzzer: &Path, target: &Target, runs: u64) -> Result<Fuzzed, Broken> {

@@ -12,9 +12,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use rustix::fs::{Mode, chmod};
@@ -24,6 +23,7 @@ use crate::layer::{Broken, Control, Count, Layer, Outcome, Plan, Size};
 use crate::place::{Kind, Place};
 use crate::program::Ran;
 use crate::random::Random;
+use crate::threads::{locked, together};
 
 use planted::{Case, PLACES, STRANGER, THINGS, Thing, USER};
 
@@ -91,9 +91,7 @@ fn reachable(dir: &Path, program: &Path) -> Result<PathBuf, String> {
 fn cases(plan: &Plan) -> Vec<Case> {
     let mut cases: Vec<Case> = PLACES.into_iter().flat_map(Case::all_at).collect();
     let mut random = Random::new(plan.seed);
-    for last in (1..cases.len()).rev() {
-        cases.swap(last, random.below(last as u64 + 1) as usize);
-    }
+    random.shuffle(&mut cases);
     if plan.size == Size::Short {
         cases.truncate(150);
     }
@@ -113,45 +111,27 @@ fn check_all(plan: &Plan, dir: &Path, program: &Path, cases: &[Case]) -> Result<
     let next = AtomicUsize::new(0);
     let done = AtomicU64::new(0);
     let found = Mutex::new(Vec::new());
-    let work = |worker: usize| -> Result<(), String> {
+    let work = |worker: usize| -> Result<(), Broken> {
         let mut grounds: BTreeMap<&str, Ground> = BTreeMap::new();
         while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
             if !grounds.contains_key(case.entry) {
                 let dir = dir.join(format!("{worker}-{}", grounds.len()));
-                grounds.insert(case.entry, Ground::new(dir, program, case.entry)?);
+                let ground = Ground::new(dir, program, case.entry).map_err(Broken)?;
+                grounds.insert(case.entry, ground);
             }
             match grounds[case.entry].check(case, &Doing::Program) {
                 Ok(()) => drop(done.fetch_add(1, Ordering::Relaxed)),
                 Err(why) => {
                     println!("{why}");
-                    found
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .push(why);
+                    locked(&found).push(why);
                 }
             }
         }
         Ok(())
     };
-    thread::scope(|scope| {
-        let work = &work;
-        // Some of them only wait.
-        let workers: Vec<_> = (0..plan.jobs * 2)
-            .map(|worker| scope.spawn(move || work(worker)))
-            .collect();
-        for worker in workers {
-            let panicked = |_| Err("a thread of this layer panicked".to_owned());
-            worker.join().unwrap_or_else(panicked).map_err(Broken)?;
-        }
-        Ok(())
-    })?;
-    let found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if let Some(first) = found.first() {
-        let (seed, times) = (plan.seed, found.len());
-        return Err(Broken(format!(
-            "seed {seed}: {times} of them, first: {first}"
-        )));
-    }
+    // Some of them only wait.
+    together(plan.jobs * 2, work)?;
+    Broken::first_of(&locked(&found), plan.seed)?;
     Ok(done.into_inner())
 }
 

@@ -13,9 +13,10 @@ use cachelock::{Cache, Durability, Mutation};
 
 use crate::random::Random;
 use crate::sim::{
-    BLOCK, Found, NEW, NEXT, OLD, Work, each, find, fingerprint, last_calls, next_refresh, shown,
+    BLOCK, Found, NEW, NEXT, OLD, Work, find, fingerprint, last_calls, next_refresh, shown,
 };
 use crate::support::{LEASE, builder, publish};
+use crate::threads::each;
 use crate::{Broken, Control, Count, Layer, Outcome, Plan, Size};
 
 /// The layer.

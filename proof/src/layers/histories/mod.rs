@@ -27,6 +27,7 @@ use crate::payload::{Origin, make};
 use crate::place::{Kind, Place};
 use crate::process::{pid_in, signal};
 use crate::random::Random;
+use crate::threads::joined;
 
 use check::{check, commits, takeovers};
 use guest::Driver;
@@ -186,10 +187,7 @@ fn one_round(
             scope.spawn(move || record(cast, seed, time, guest))
         };
         let running: Vec<_> = ROUND.iter().enumerate().map(run).collect();
-        let ended = running.into_iter().map(|running| {
-            let panicked = |_| Err(Broken("a thread of this layer panicked".to_owned()));
-            running.join().unwrap_or_else(panicked)
-        });
+        let ended = running.into_iter().map(|running| joined(running.join()));
         ended.collect()
     })
 }

@@ -19,13 +19,13 @@ mod trace;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread;
 
 use crate::layer::{Broken, Control, Count, Layer, Outcome, Plan, Size};
 use crate::place::{Kind, Place};
 use crate::random::Random;
+use crate::threads::{locked, together};
 
 use scene::{Before, Ended, Injected, NEW, Programs, Runner, Scene, Stage};
 use trace::Point;
@@ -164,9 +164,7 @@ fn cases(plan: &Plan, dir: &Path, programs: &Programs) -> Result<Vec<Case>, Brok
             }
         }
     }
-    for last in (1..cases.len()).rev() {
-        cases.swap(last, random.below(last as u64 + 1) as usize);
-    }
+    random.shuffle(&mut cases);
     if plan.size == Size::Short {
         cases.truncate(60);
     }
@@ -185,12 +183,12 @@ fn inject_all(
     let next = AtomicUsize::new(0);
     let done = Mutex::new(Done::new());
     let found = Mutex::new(Vec::new());
-    let work = |worker: usize| -> Result<(), String> {
+    let work = |worker: usize| -> Result<(), Broken> {
         let mut stages: BTreeMap<Scene, Stage> = BTreeMap::new();
         while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
             if !stages.contains_key(&case.scene) {
                 let dir = dir.join(format!("{worker}-{}", stages.len()));
-                let stage = Stage::set(dir, case.scene, programs)?;
+                let stage = Stage::set(dir, case.scene, programs).map_err(Broken)?;
                 stages.insert(case.scene, stage);
             }
             if let Err(why) = inject(&stages[&case.scene], case) {
@@ -206,30 +204,10 @@ fn inject_all(
         }
         Ok(())
     };
-    thread::scope(|scope| {
-        let work = &work;
-        // Some of them only wait for a lease.
-        let workers: Vec<_> = (0..plan.jobs * 2)
-            .map(|worker| scope.spawn(move || work(worker)))
-            .collect();
-        for worker in workers {
-            let panicked = |_| Err("a thread of this layer panicked".to_owned());
-            worker.join().unwrap_or_else(panicked).map_err(Broken)?;
-        }
-        Ok(())
-    })?;
-    let found = locked(&found);
-    if let Some(first) = found.first() {
-        let (seed, times) = (plan.seed, found.len());
-        return Err(Broken(format!(
-            "seed {seed}: {times} of them, first: {first}"
-        )));
-    }
+    // Some of them only wait for a lease.
+    together(plan.jobs * 2, work)?;
+    Broken::first_of(&locked(&found), plan.seed)?;
     Ok(std::mem::take(&mut locked(&done)))
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn inject(stage: &Stage, case: &Case) -> Result<(), String> {

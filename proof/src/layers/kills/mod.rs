@@ -35,6 +35,7 @@ use rustix::process::Signal;
 use crate::layer::{Broken, Control, Count, Layer, Outcome, Plan};
 use crate::place::{Kind, Place};
 use crate::random::Random;
+use crate::threads::joined;
 
 use crate::payload::{Origin, make};
 use ground::{Fault, FaultKind, Ground, Setup};
@@ -115,10 +116,6 @@ impl Layer for Kills {
         outcome.counts.push(count);
         Ok(outcome)
     }
-}
-
-fn joined<T>(joined: thread::Result<Result<T, Broken>>) -> Result<T, Broken> {
-    joined.unwrap_or_else(|_| Err(Broken("a thread of this layer panicked".to_owned())))
 }
 
 /// What came of a ground.

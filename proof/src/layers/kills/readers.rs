@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use cachelock::{Entry, Verification};
 
 use super::ground::{Fault, FaultKind};
 use crate::payload::origin_of;
+use crate::threads::locked;
 
 /// Between two reads, so that there is time for anything else.
 const PAUSE: Duration = Duration::from_micros(500);
@@ -37,8 +38,7 @@ impl Readers {
             let (entry, shared) = (entry.clone(), readers.shared.clone());
             let thread = thread::Builder::new().spawn(move || {
                 if let Err(fault) = read_on(&entry, &shared, remembers) {
-                    let mut found = shared.fault.lock().unwrap_or_else(PoisonError::into_inner);
-                    found.get_or_insert(fault);
+                    locked(&shared.fault).get_or_insert(fault);
                 }
             });
             readers.threads.push(thread?);
@@ -57,8 +57,7 @@ impl Readers {
 
     /// What they have found wrong.
     pub(super) fn check(&self) -> Result<(), Fault> {
-        let found = self.shared.fault.lock();
-        match &*found.unwrap_or_else(PoisonError::into_inner) {
+        match &*locked(&self.shared.fault) {
             Some(fault) => Err(fault.clone()),
             None => Ok(()),
         }

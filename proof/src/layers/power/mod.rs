@@ -23,11 +23,11 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::thread;
 
 use crate::layer::{Broken, Control, Count, Layer, Outcome, Plan, Size};
 use crate::layers;
 use crate::random::Random;
+use crate::threads::{locked, together};
 
 use log::Cut;
 use look::{Raw, Read, Seen};
@@ -68,7 +68,7 @@ impl Layer for Power {
         let next = AtomicU64::new(0);
         // Each recording gives some hundred images; without a bound one that gives none would go on for ever.
         let most = 4 + target / 15;
-        let work = || -> Result<(), Broken> {
+        let work = |_| -> Result<(), Broken> {
             loop {
                 let recording = next.fetch_add(1, Ordering::Relaxed);
                 if locked(&sum).images() >= target || recording >= most {
@@ -96,13 +96,7 @@ impl Layer for Power {
             }
         };
         // The system ends those processes with the thread that has started them.
-        thread::scope(|scope| {
-            let workers: Vec<_> = (0..plan.jobs).map(|_| scope.spawn(work)).collect();
-            workers.into_iter().try_for_each(|worker| {
-                let panicked = |_| Err(Broken("a thread of this layer panicked".to_owned()));
-                worker.join().unwrap_or_else(panicked)
-            })
-        })?;
+        together(plan.jobs, work)?;
         let sum = *locked(&sum);
         sum.show();
         Ok(Outcome {
@@ -114,11 +108,6 @@ impl Layer for Power {
             controls: controls(plan)?,
         })
     }
-}
-
-fn locked(sum: &Mutex<Tally>) -> std::sync::MutexGuard<'_, Tally> {
-    sum.lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 fn seed_of(seed: u64, recording: u64) -> u64 {
@@ -296,7 +285,8 @@ fn cut_power(style: Style, seed: u64, limit: u64) -> io::Result<Result<Tally, St
     let tally = Mutex::new(Tally::default());
     let next = AtomicUsize::new(0);
     // Most of the time is waiting: for mounts, and for claims that were made and are empty.
-    let work = |image: String| -> Result<(), String> {
+    let work = |thread| -> Result<(), Broken> {
+        let image = format!("image-{thread}");
         while let Some(cut) = cuts.get(next.fetch_add(1, Ordering::Relaxed)) {
             let one = recording.look_at(dir, &image, style, cut, seed);
             match one {
@@ -304,23 +294,15 @@ fn cut_power(style: Style, seed: u64, limit: u64) -> io::Result<Result<Tally, St
                 Err(why) => {
                     next.store(cuts.len(), Ordering::Relaxed);
                     let images = locked(&tally).images();
-                    return Err(format!("after {images} images: {why}"));
+                    return Err(Broken(format!("after {images} images: {why}")));
                 }
             }
         }
         Ok(())
     };
-    let work = &work;
-    let looked = thread::scope(|scope| {
-        let start = |index| scope.spawn(move || work(format!("image-{index}")));
-        let workers: Vec<_> = (0..AT_ONCE).map(start).collect();
-        workers.into_iter().try_for_each(|worker| {
-            let panicked = |_| Err("a thread of this layer panicked".to_owned());
-            worker.join().unwrap_or_else(panicked)
-        })
-    });
+    let looked = together(AT_ONCE, work);
     let tally = *locked(&tally);
-    Ok(looked.map(|()| tally))
+    Ok(looked.map(|_| tally).map_err(|Broken(why)| why))
 }
 
 impl Recording {

@@ -1,10 +1,11 @@
 //! Which schedules are run: all with a few interventions, or drawn ones.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use super::scene::{Act, Strategy, View, process_of};
 use crate::random::Random;
+use crate::threads::locked;
 
 /// What may intervene.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,10 +68,7 @@ impl Strategy for Told {
         let step = self.step;
         self.step += 1;
         let acts = possible(view, self.kinds);
-        self.possible
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(u8::try_from(acts.len()).unwrap_or(u8::MAX));
+        locked(&self.possible).push(u8::try_from(acts.len()).unwrap_or(u8::MAX));
         match self.interventions.iter().find(|(at, _)| *at == step) {
             Some((_, which)) => acts[*which],
             None => Act::Go(view.default),

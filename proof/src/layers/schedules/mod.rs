@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use cachelock::Mutation;
 
 use crate::random::Random;
-use crate::sim::{each, unpanicked};
+use crate::threads::{each, unpanicked};
 use crate::{Broken, Control, Count, Layer, Outcome, Plan, Size};
 
 mod explore;

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::io::Write as _;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cachelock::platform::memory::{Keep, Op, Outcome, Process, Runnable, Target, Task, World};
@@ -11,6 +11,7 @@ use cachelock::{Cache, Durability, Error, GetError, Mutation, Policy};
 
 use crate::sim::{Found, NEXT, OLD, find, next_refresh};
 use crate::support::{LEASE, builder, publish, residue};
+use crate::threads::locked;
 
 /// More steps than any run of a scene takes.
 const STEPS: u64 = 50_000;
@@ -184,10 +185,6 @@ struct Running {
     processes: Vec<Arc<Process>>,
     tasks: Vec<(usize, Task<Vec<Said>>)>,
     log: Arc<Mutex<Log>>,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Scene {
