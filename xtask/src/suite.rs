@@ -39,6 +39,19 @@ impl fmt::Display for Target {
 /// All that can be tested so far.
 pub(crate) const TARGETS: &[Target] = &[NATIVE, CHECK, WINDOWS, WEB, WASI];
 
+/// A command of cargo for all members of the workspace that every native build has. The host crate is a matter of guests; its
+/// runtime takes longer to build than all the rest. The proof turns the library's deliberate defects on, for all that is
+/// built beside it. The benchmarks bring others' crates.
+macro_rules! natives {
+    ($command:literal, $options:literal) => {
+        concat!(
+            $command,
+            " --workspace --exclude cachelock-host --exclude cachelock-proof --exclude cachelock-fuzz --exclude cachelock-bench",
+            $options
+        )
+    };
+}
+
 const NATIVE: Target = Target {
     name: "native",
     built_for: &[],
@@ -46,21 +59,16 @@ const NATIVE: Target = Target {
     steps: &[
         Step::Setup(setup::NATIVE),
         Step::Cargo("fmt --all --check", &[]),
-        // The host crate is a matter of guests; its runtime takes longer to build than all the rest. The proof turns the
-        // library's deliberate defects on, for all that is built beside it. The benchmarks bring others' crates.
         Step::Cargo(
-            "clippy --workspace --exclude cachelock-host --exclude cachelock-proof --exclude cachelock-fuzz --exclude cachelock-bench --all-targets --all-features -- -D warnings",
+            natives!("clippy", " --all-targets --all-features -- -D warnings"),
             &[],
         ),
         Step::Tidy,
-        Step::Cargo(
-            "test --workspace --exclude cachelock-host --exclude cachelock-proof --exclude cachelock-fuzz --exclude cachelock-bench",
-            &[],
-        ),
+        Step::Cargo(natives!("test", ""), &[]),
         // Each deliberate defect must be noticed by a test, and a recorder must be told everything.
         Step::Cargo("test -p cachelock --features mutations,metrics", &[]),
         Step::Cargo(
-            "doc --workspace --exclude cachelock-host --exclude cachelock-proof --exclude cachelock-fuzz --exclude cachelock-bench --no-deps",
+            natives!("doc", " --no-deps"),
             &[("RUSTDOCFLAGS", "-Dwarnings")],
         ),
         Step::Cargo(
