@@ -446,9 +446,8 @@ fn an_absent_entry_is_never_an_empty_one_whatever_a_power_cut_takes() {
     }
 }
 
-#[test]
-fn names_that_outlive_their_claims_in_a_power_cut_are_swept_by_the_next_refresh() {
-    // Of three refreshes in a row that the disk has heard nothing of, the last one's names survive and nothing else does.
+/// What a power cut leaves of three refreshes in a row that the disk has heard nothing of: the last one's names that begin so.
+fn outlived(survives: &str) -> World {
     let world = World::simulated();
     for name in ["first", "second"] {
         publish_as(&world, name, Durability::Data, OLD);
@@ -457,18 +456,44 @@ fn names_that_outlive_their_claims_in_a_power_cut_are_swept_by_the_next_refresh(
     let cache = cache(&process, Durability::Data);
     let task = world.spawn(&process, "main", move || publish(&cache, NEW));
     world.run_to(&task, |call| call.renames_to("entry"));
-    for survives in [
-        "claim-00000000000000000003",
-        "stage-00000000000000000003",
-        "head-00000000000000000003",
-    ] {
-        let image = world.image(1, |pending| {
-            let made = pending.op == PendingOp::Create;
-            let ours = ["cache", ".cachelock", survives];
-            lose_if(!made || !ours.iter().any(|name| pending.name.starts_with(name)))
-        });
-        assert!(!residue(&image).is_empty(), "{survives} survives");
-        assert_next_refresh_works(&image, 0, survives);
+    let image = world.image(1, |pending| {
+        let made = pending.op == PendingOp::Create;
+        let ours = ["cache", ".cachelock", survives];
+        lose_if(!made || !ours.iter().any(|name| pending.name.starts_with(name)))
+    });
+    assert!(!residue(&image).is_empty(), "{survives} survives");
+    image
+}
+
+#[test]
+fn names_that_outlive_their_claims_in_a_power_cut_are_swept_by_the_next_refresh() {
+    for survives in ["stage-00000000000000000003", "head-00000000000000000003"] {
+        assert_next_refresh_works(&outlived(survives), 0, survives);
+    }
+}
+
+#[test]
+fn a_claim_that_outlives_the_head_in_a_power_cut_is_waited_for_once() {
+    for guests in [false, true] {
+        let world = outlived("claim-00000000000000000003");
+        let mut took = Vec::new();
+        for (generation, left) in [(1, true), (2, false), (3, false)] {
+            let name = format!("{generation}");
+            let process = match guests {
+                true => world.guest(&name),
+                false => world.process(&name),
+            };
+            let begun = world.now();
+            let cache = cache(&process, Durability::Data);
+            let task = world.spawn(&process, "main", move || publish(&cache, NEXT));
+            let published = world.finish(task).expect("nobody is in the way for ever");
+            assert_eq!(published.generation, generation);
+            assert_eq!(!residue(&world).is_empty(), left, "{:?}", residue(&world));
+            took.push(world.now() - begun);
+        }
+        let most = support::LEASE + support::LEASE / 4;
+        assert!(took[0].is_zero() && took[1] <= most, "{took:?}");
+        assert!(took[2].is_zero(), "{took:?}");
     }
 }
 

@@ -118,9 +118,28 @@ impl Place {
     }
 }
 
+/// What directories here begin with; the number of the process that has made one follows.
+const PREFIX: &str = "cachelock-proof-";
+
+/// What a run has left that was killed.
+fn sweep(parent: &Path) {
+    for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let process = name.to_str().and_then(|name| {
+            let (process, _) = name.strip_prefix(PREFIX)?.split_once('-')?;
+            process.parse::<u32>().ok()
+        });
+        let is_gone = |process| !Path::new(&format!("/proc/{process}")).exists();
+        if process.is_some_and(is_gone) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 fn new_dir(parent: &Path) -> Result<TempDir, Broken> {
+    sweep(parent);
     tempfile::Builder::new()
-        .prefix("cachelock-proof-")
+        .prefix(&format!("{PREFIX}{}-", std::process::id()))
         .tempdir_in(parent)
         .map_err(|error| Broken(format!("a directory in {}: {error}", parent.display())))
 }
@@ -137,6 +156,20 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_killed_run_has_left_is_swept_by_the_next() {
+        let parent = tempfile::tempdir().expect("a directory");
+        // No process has this number: it is above the kernel's limit.
+        let left = parent.path().join(format!("{PREFIX}4194305-left"));
+        std::fs::create_dir_all(left.join("cache")).expect("it is ours");
+        let other = parent.path().join("others-4194305-left");
+        std::fs::create_dir(&other).expect("it is ours");
+        let first = new_dir(parent.path()).expect("a directory");
+        let second = new_dir(parent.path()).expect("a directory");
+        assert!(!left.exists());
+        assert!(first.path().exists() && second.path().exists() && other.exists());
+    }
 
     #[test]
     fn a_place_is_on_the_kind_that_was_asked_for_and_goes_away() {

@@ -78,17 +78,37 @@ pub(crate) fn find(world: &World) -> Result<Found, Error> {
 /// Lets another process refresh, which must succeed within `limit` and leave nothing lying about. `before`: what was there.
 pub(crate) fn next_refresh(world: &World, before: &Found, limit: Duration) -> Result<(), String> {
     let (found, left) = refresh(world, before, limit)?;
-    let wants = |left: &[String]| left.iter().all(|name| name.starts_with("want-"));
+    all_go(world, &found, left, limit)
+}
+
+/// The same after a power cut. It may have left claims above the head, which stay until the head has passed them.
+pub(crate) fn refresh_after_power_cut(
+    world: &World,
+    before: &Found,
+    limit: Duration,
+) -> Result<(), String> {
+    let (mut found, mut left) = refresh(world, before, limit)?;
+    for _ in 0..3 {
+        if left.is_empty() || left.iter().any(|name| !name.starts_with("claim-")) {
+            break;
+        }
+        (found, left) = refresh(world, &found, limit)?;
+    }
+    all_go(world, &found, left, limit)
+}
+
+/// Nothing is left, or a dead waiter's want, which stops nobody and is swept when it is three leases old.
+fn all_go(world: &World, found: &Found, left: Vec<String>, limit: Duration) -> Result<(), String> {
+    let wants = left.iter().all(|name| name.starts_with("want-"));
+    let left = match wants && !left.is_empty() {
+        true => {
+            world.advance(LEASE * 4);
+            refresh(world, found, limit)?.1
+        }
+        false => left,
+    };
     if left.is_empty() {
         return Ok(());
-    }
-    // A dead waiter's want stops nobody, and is swept when it is three leases old.
-    if wants(&left) {
-        world.advance(LEASE * 4);
-        let (_, left) = refresh(world, &found, limit)?;
-        if left.is_empty() {
-            return Ok(());
-        }
     }
     Err(format!("the next refresh left {left:?}"))
 }

@@ -187,16 +187,15 @@ impl<'a> Attempt<'a> {
         let control = self.control;
         let mut removed = 0;
         let mut last: Option<Claim> = None;
-        // Names of this epoch or a later one have outlived the claims and the head that they came after, in a power loss. Their
-        // makers are dead: the names were there before the check has found no next claim and a head below this epoch, and a
-        // claim goes only when the head has reached it. So without the check nothing could be told.
+        // Stages and next heads of this epoch or a later one have outlived, in a power loss, the claims and the head that they
+        // came after. Their makers are dead: the names were there before the check has found no next claim and a head below
+        // this epoch, and a claim goes only when the head has reached it. So without the check nothing could be told. And
+        // they have a nonce: nobody makes them again. A later claim that a power loss has left has none, and somebody may
+        // have claimed that epoch since the listing; it stays until the head has passed it.
         let unchecked = control.cx.mutated(Mutation::HeadNotChecked)
             || control.cx.mutated(Mutation::HeadBeforeFence);
-        let ours = [
-            control::claim(self.claim.epoch),
-            control::next_head(self.claim.epoch, self.claim.nonce),
-        ];
-        let is_ours = |name: &String| unchecked || ours.contains(name);
+        let later_claims = control.cx.mutated(Mutation::LaterClaimsCollected);
+        let ours = control::next_head(self.claim.epoch, self.claim.nonce);
         for name in names {
             match control::kind_of(name) {
                 control::Kind::Claim(epoch) if epoch < self.claim.epoch => {
@@ -210,8 +209,11 @@ impl<'a> Attempt<'a> {
                     removed += usize::from(control.unlink(name).unwrap_or(false));
                 }
                 control::Kind::Fenced(epoch) if epoch < self.claim.epoch => removed += 1,
-                control::Kind::Claim(_) | control::Kind::Fenced(_) if !is_ours(name) => {
+                control::Kind::Fenced(_) if !unchecked && *name != ours => {
                     removed += usize::from(control.unlink(name).unwrap_or(false));
+                }
+                control::Kind::Claim(epoch) if later_claims && epoch > self.claim.epoch => {
+                    let _ = control.unlink(name);
                 }
                 _ => {}
             }

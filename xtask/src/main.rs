@@ -33,7 +33,7 @@ Usage: cargo xtask test [TARGET]   everything that must hold before a merge, on 
        cargo xtask tidy            only the rules of the sources that no compiler checks
        cargo xtask help            this text
 
-Targets: native; check (macOS and FreeBSD, which are compiled for and not run); windows; web; wasi
+Targets: native; check (macOS and FreeBSD, which are compiled for and not run); windows; web; wasi; proof
 
 Exit codes: 0; 1 when a step failed; 2 for a usage error
 ";

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::command::target_dir;
-use crate::suite::cargo;
+use crate::suite::{Report, cargo};
 use crate::{Failure, sysroot, wasi};
 
 /// Runs the proof with `arguments` of its own; see `proof/src/main.rs`.
@@ -22,6 +22,11 @@ pub(crate) fn run(root: &Path, arguments: &[&str]) -> Result<(), Failure> {
     }
     let none: [(&str, OsString); 0] = [];
     cargo(root, &words, &none).map(drop)
+}
+
+/// What every merge is tested with.
+pub(crate) fn short(root: &Path) -> Result<Report, Failure> {
+    run(root, &["--short"]).map(|()| Report::default())
 }
 
 /// Builds the program, native and for guests, each in a cargo call of its own, so that it has no deliberate defects.

@@ -13,7 +13,8 @@ use cachelock::{Cache, Durability, Mutation};
 
 use crate::random::Random;
 use crate::sim::{
-    BLOCK, Found, NEW, NEXT, OLD, Work, find, fingerprint, last_calls, next_refresh, shown,
+    BLOCK, Found, NEW, NEXT, OLD, Work, find, fingerprint, last_calls, refresh_after_power_cut,
+    shown,
 };
 use crate::support::{LEASE, builder, publish};
 use crate::threads::each;
@@ -419,7 +420,7 @@ impl Run {
             true => LEASE * 2,
             false => Duration::from_millis(600),
         };
-        next_refresh(image, &found, limit)
+        refresh_after_power_cut(image, &found, limit)
     }
 
     fn broken(

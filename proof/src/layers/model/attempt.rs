@@ -127,13 +127,33 @@ impl Steps<'_> {
             0 => Pc::HeadCreate,
             _ => Pc::FenceUnlink,
         };
+        let (later_files, later_claims) = self.later();
         self.step(How::Goes, then, |next, who| {
             let me = &mut next.processes[who];
             (me.sure, me.maybe) = (found, 0);
             if found == 0 {
+                // The listing that is collected by.
+                (me.sure, me.maybe) = (later_files, later_claims);
                 next.fenced = next.fenced.max(me.epoch);
             }
         });
+    }
+
+    /// What a listing shows of others that is of its own epoch or a later one, and the later claims, each a bit. All that is
+    /// there at its end: of what is gone by then, nobody has anything.
+    fn later(&self) -> (u16, u16) {
+        let me = self.me();
+        if self.is(Mutation::HeadNotChecked) || self.is(Mutation::HeadBeforeFence) {
+            return (0, 0);
+        }
+        let files = self.state.files(|epoch| epoch >= me.epoch) & !(0xf << (4 * self.who));
+        let claims = match self.is(Mutation::LaterClaimsCollected) {
+            true => (me.epoch + 1..EPOCHS as u8)
+                .filter(|epoch| self.state.claim(*epoch).exists())
+                .fold(0, |claims, epoch| claims | 1 << epoch),
+            false => 0,
+        };
+        (files, claims)
     }
 
     fn unlink_stale(&mut self, file: u16, stale: impl Fn(u8) -> bool) {
@@ -206,8 +226,20 @@ impl Steps<'_> {
                 self.step(How::Goes, Pc::Collect, |next, _| next.unlink_claim(earlier));
             }
         }
+        let (files, claims) = (self.me().sure, self.me().maybe);
+        for later in (0..EPOCHS).filter(|epoch| claims & 1 << epoch != 0) {
+            self.step(How::Goes, Pc::Collect, |next, who| {
+                next.processes[who].maybe &= !(1 << later);
+                // What comes of it is to be found, not that it is against the rules.
+                next.claims[later] = Claim::ABSENT;
+            });
+        }
+        for file in (0..16).map(|bit| 1 << bit).filter(|file| files & file != 0) {
+            self.step(How::Goes, Pc::Collect, |next, _| next.collect(file));
+        }
         let mut collected = *self.state;
         let me = &mut collected.processes[self.who];
+        (me.sure, me.maybe) = (0, 0);
         (me.pc, me.which) = match self.kind() {
             Kind::Operator => (Pc::GateProbe, 0),
             _ if me.publishes == 0 => (Pc::ReleaseLook, 0),

@@ -129,6 +129,7 @@ impl Model for Protocol {
                 ClaimUnlinkedEarly
             ),
             rule!("no live holder of the gate is judged dead", LiveJudgedDead),
+            rule!("nobody's files are collected but dead ones'", LiveCollected),
             rule!("unless a guess was wrong, one holds at a time", TwoHold),
             rule!("a whole payload is not called corrupt", FalseCorruption),
             rule!(

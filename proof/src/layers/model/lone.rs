@@ -124,7 +124,12 @@ impl Run<'_> {
         } else {
             LEASE
         };
-        self.allowed = self.allowed.max(bound);
+        // A claim that a power cut has left is met only after what was in the way before it, and is paid for besides.
+        if self.scene.power_cut >> last & 1 == 1 && self.state.head < last {
+            self.allowed += bound;
+        } else {
+            self.allowed = self.allowed.max(bound);
+        }
         self.waited += match bound {
             UNREADABLE if self.scene.is(Mutation::EmptyWaitsLease) => LEASE,
             bound => bound,

@@ -1,7 +1,7 @@
 //! Who takes part in a model, what may happen to them, and how far it goes.
 
 use super::process::{MISSING, Mode, Pc, Process, Tag};
-use super::state::{Broken, Claim, EPOCHS, MOST, NO_GATE, NOBODY, State};
+use super::state::{Broken, Claim, EPOCHS, MOST, NO_GATE, NOBODY, Says, State};
 use cachelock::Mutation;
 
 /// What a process is.
@@ -52,6 +52,8 @@ pub(super) struct Scene {
     pub(super) beats: bool,
     /// Somebody deletes the gate's name, once.
     pub(super) gate_deleted: bool,
+    /// A power cut has left the claims of these epochs, and stages and next heads of the same, each a bit; no head.
+    pub(super) power_cut: u8,
     /// Wants are counted, and all have time: nobody may be passed more often than there are others.
     pub(super) fair: bool,
     pub(super) mutation: Option<Mutation>,
@@ -77,6 +79,7 @@ impl Scene {
             errors: false,
             beats: false,
             gate_deleted: false,
+            power_cut: 0,
             fair: false,
             mutation: None,
             lone: 32,
@@ -100,13 +103,20 @@ impl Scene {
             process.pc = Pc::Idle;
             process.rounds = part.rounds;
         }
+        let claims = std::array::from_fn(|epoch| match self.power_cut >> epoch & 1 {
+            1 => Claim {
+                says: Says::Lease,
+                ..Claim::ABSENT
+            },
+            _ => Claim::ABSENT,
+        });
         State {
             head: 0,
-            claims: [Claim::ABSENT; EPOCHS],
+            claims,
             gate: NO_GATE,
             locked_by: [NOBODY; 2],
             gate_deleted: false,
-            left: 0,
+            left: self.power_cut,
             payload: MISSING,
             version: 0,
             tag: Tag::NONE,

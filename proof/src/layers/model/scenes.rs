@@ -108,6 +108,14 @@ fn with_errors(scene: Scene) -> Scene {
     }
 }
 
+/// A power cut has left the claim of this epoch, and files of it, and no head.
+fn power_cut(parts: &[Part], left: u8, epochs: u8) -> Scene {
+    Scene {
+        power_cut: 1 << left,
+        ..Scene::new("after a power cut", parts, epochs)
+    }
+}
+
 /// What is searched, and how.
 pub(super) fn searched(plan: &Plan) -> Vec<(Scene, Search)> {
     let mut searched: Vec<_> = small()
@@ -145,6 +153,14 @@ fn small() -> Vec<Scene> {
             ..Scene::new("two guests that beat, errors", &once(&[Guest, Guest]), 3)
         }),
         right_guesses(&[part(Guest, 1), part(Native, 1), part(Native, 2)], 4),
+        Scene {
+            name: "two guests after a power cut",
+            ..power_cut(&once(&[Guest, Guest]), 2, 4)
+        },
+        Scene {
+            name: "a guest and a native after a power cut",
+            ..power_cut(&once(&[Guest, Native]), 3, 4)
+        },
     ]
 }
 
@@ -180,6 +196,10 @@ fn middle() -> Vec<Scene> {
             )
         },
         right_guesses(&[part(Guest, 1), part(Native, 2), part(Native, 2)], 5),
+        Scene {
+            name: "three guests after a power cut",
+            ..power_cut(&once(&[Guest, Guest, Guest]), 3, 4)
+        },
     ]
 }
 
@@ -204,7 +224,12 @@ fn large() -> Vec<(Scene, Search)> {
         &once(&[Guest, Native, Native]),
         4,
     );
+    let power_cut = with_errors(Scene {
+        name: "a guest and a native after a power cut, errors",
+        ..power_cut(&once(&[Guest, Native]), 3, 5)
+    });
     vec![
+        (power_cut, Search::All),
         (guests, Search::All),
         (twice, Search::All),
         (errors, Search::Near(100_000_000)),
@@ -246,5 +271,13 @@ pub(super) fn controls() -> Vec<(Mutation, Scene)> {
         (Mutation::EmptyWaitsLease, two_guests()),
         (Mutation::TagReadLate, reader()),
         (Mutation::NoCourtesy, wants()),
+        (
+            Mutation::LaterClaimsCollected,
+            Scene {
+                crashes: false,
+                lone: 0,
+                ..power_cut(&[part(Guest, 2), part(Guest, 3)], 4, 4)
+            },
+        ),
     ]
 }

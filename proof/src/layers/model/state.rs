@@ -121,6 +121,7 @@ pub(super) enum Broken {
     ReadTooOld,
     Starved,
     TwoHold,
+    LiveCollected,
 }
 
 /// Everything between two operations.
@@ -247,12 +248,28 @@ impl State {
         was_there
     }
 
+    /// Unlinks a file of somebody else that is not of an earlier epoch, and so must be nobody's any more.
+    pub(super) fn collect(&mut self, file: u16) {
+        let at = file.trailing_zeros() as usize;
+        if self.remove(at / 4, 1 << (at % 4)) {
+            self.break_rule(Broken::LiveCollected);
+        }
+    }
+
     /// These names are gone: seen or not, nothing comes of it.
     fn forget(&mut self, files: u16) {
         for other in &mut self.processes {
-            if matches!(other.pc, Pc::ScanEnd | Pc::FenceUnlink) {
-                other.sure &= !files;
-                other.maybe &= !files;
+            match other.pc {
+                Pc::ScanEnd | Pc::FenceUnlink => {
+                    other.sure &= !files;
+                    other.maybe &= !files;
+                }
+                Pc::HeadCreate
+                | Pc::HeadCheckClaim
+                | Pc::HeadCheckHead
+                | Pc::HeadRename
+                | Pc::Collect => other.sure &= !files,
+                _ => {}
             }
         }
     }

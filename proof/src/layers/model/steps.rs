@@ -98,7 +98,7 @@ impl Steps<'_> {
         match me.pc {
             Pc::Claim => me.head = 0,
             Pc::FenceUnlink if me.sure == 0 => me.pc = Pc::ScanBegin,
-            Pc::GiveUpFile => me.sure = 0,
+            Pc::GiveUpFile => (me.sure, me.maybe) = (0, 0),
             Pc::DropStages if me.files == 0 => self.dropped(next),
             Pc::GateRelease if me.gate == NO_GATE => next.end_round(who),
             _ => {}

@@ -114,6 +114,21 @@ fn each_promise_is_seen_to_be_broken() {
     };
     assert_eq!(breaks(&guesses_right, &again), Broken::TwoHold);
 
+    let mut collects = holding(Pc::Collect, 0);
+    collects.processes[1] = Process {
+        pc: Pc::TagRename,
+        epoch: 3,
+        files: TAG,
+        rounds: 1,
+        ..Process::IDLE
+    };
+    let seen = u16::from(TAG) << 4;
+    assert_eq!(breaks(&guests(), &collects), Broken::Nothing);
+    collects.processes[0].sure = seen;
+    assert_eq!(breaks(&guests(), &collects), Broken::LiveCollected);
+    collects.crash(1);
+    assert_eq!(breaks(&guests(), &collects), Broken::Nothing);
+
     let mut overtaken = holding(Pc::TagRename, TAG | PAYLOAD);
     assert_eq!(breaks(&guests(), &overtaken), Broken::Nothing);
     overtaken.fenced = 3;
