@@ -432,20 +432,23 @@ fn natives_get_their_turn_among_guests_and_starve_without_their_courtesy() {
     }
 }
 
-/// What a waiter leaves that was killed after it had waited for a minute.
+/// What a waiter leaves that was killed after it had waited for so long.
 const DEAD_WANT: &str = "want-0123456789abcdef0123456789abcdef";
 
-fn with_a_dead_want() -> World {
+fn with_a_dead_want(waited_ms: u64) -> World {
     let world = World::simulated();
     let path = format!("/cache/.cachelock/{DEAD_WANT}");
-    world.plant_file(&path, b"00000000000000060000\n");
+    world.plant_file(&path, format!("{waited_ms:020}\n").as_bytes());
     world
 }
 
 #[test]
 fn a_dead_waiter_delays_the_next_caller_once_and_briefly() {
-    for guest in [false, true] {
-        let world = with_a_dead_want();
+    for (waited_ms, guest) in [60_000, 60, 1]
+        .into_iter()
+        .flat_map(|waited_ms| [(waited_ms, false), (waited_ms, true)])
+    {
+        let world = with_a_dead_want(waited_ms);
         for (name, most_ms) in [("first", 150), ("second", 0)] {
             let process = match guest {
                 false => world.process(name),
@@ -458,18 +461,22 @@ fn a_dead_waiter_delays_the_next_caller_once_and_briefly() {
             let took = world.now() - began;
             assert!(
                 took <= Duration::from_millis(most_ms),
-                "the {name} caller took {took:?} (guest: {guest})\n{}",
+                "the {name} caller took {took:?} (want: {waited_ms} ms, guest: {guest})\n{}",
                 world.trace()
             );
         }
-        assert_eq!(residue(&world), [""; 0], "guest: {guest}");
+        assert_eq!(
+            residue(&world),
+            [""; 0],
+            "want: {waited_ms} ms, guest: {guest}"
+        );
     }
 }
 
 #[test]
 fn a_dead_waiter_never_stops_callers_that_cannot_wait() {
     for timeout in [Timeout::TryOnce, Duration::from_millis(20).into()] {
-        let world = with_a_dead_want();
+        let world = with_a_dead_want(60_000);
         for n in 0..3 {
             let process = world.process(&format!("caller {n}"));
             let cache = builder(&process)

@@ -159,8 +159,10 @@ impl Courtesy {
                 let _ = control.unlink(&name);
                 continue;
             }
-            // Unreadable: its owner is about to write it, or died before. Its beats tell.
-            due |= waited_for(&bytes).is_none_or(|theirs| theirs > waited);
+            // What its owner has waited by now, if it lives: whoever was first stays first, until the beats tell. Without that a
+            // dead owner's want would be waited for, and not be removed, by each caller for as long as that owner had waited.
+            // Unreadable: its owner is about to write it, or died before.
+            due |= waited_for(&bytes).is_none_or(|theirs| theirs + silent > waited);
             self.watched.push(Watched {
                 name,
                 bytes,
