@@ -14,7 +14,7 @@ use cachelock::platform::Platform;
 use cachelock::platform::memory::{Fault, Op, Process, Runnable, Target, World, seeded};
 use cachelock::{Cache, CacheBuilder, Locking, Mutation, Timeout};
 
-use support::{builder, publish, residue};
+use support::{LEASE, builder, publish, residue};
 
 mod support;
 
@@ -470,6 +470,23 @@ fn a_dead_waiter_delays_the_next_caller_once_and_briefly() {
             [""; 0],
             "want: {waited_ms} ms, guest: {guest}"
         );
+    }
+}
+
+#[test]
+fn a_want_that_nobody_gives_way_to_is_swept_whichever_way_the_clock_was_set() {
+    for (set, refreshes) in [(0, 2), (3600, 1), (-3600, 1)] {
+        // It has not waited for a millisecond when it was killed, so nobody has waited for less.
+        let world = with_a_dead_want(0);
+        world.step_wall(set);
+        for n in 0..refreshes {
+            let process = world.process(&format!("caller {n}"));
+            let cache = builder(&process).open().expect("good settings");
+            let task = world.spawn(&process, "main", move || publish(&cache, b"bytes"));
+            world.finish(task).expect("nobody holds the lease");
+            world.advance(LEASE * 4);
+        }
+        assert_eq!(residue(&world), [""; 0], "a clock set by {set} s");
     }
 }
 

@@ -178,7 +178,8 @@ impl Courtesy {
     }
 }
 
-/// For the new holder of `epoch`: removes wants whose owners are surely gone. A live owner would put its want up again.
+/// For the new holder of `epoch`: removes wants whose owners are surely gone. A live owner would put its want up again. A time in
+/// the future is as good as one long past: a clock was set, and the want would stay until it gets there.
 pub(crate) fn sweep(control: &Control, epoch: u64, lease: Duration, names: &[String]) {
     let mut wants = names
         .iter()
@@ -194,11 +195,11 @@ pub(crate) fn sweep(control: &Control, epoch: u64, lease: Duration, names: &[Str
         let Ok(Some(want)) = control.stat(name) else {
             continue;
         };
-        let age = now
+        let apart = now
             .modified
             .duration_since(want.modified)
-            .unwrap_or_default();
-        if want.kind == FileKind::File && age > lease * CLOCK_LEASES {
+            .unwrap_or_else(|future| future.duration());
+        if want.kind == FileKind::File && apart > lease * CLOCK_LEASES {
             let _ = control.unlink(name);
         }
     }
