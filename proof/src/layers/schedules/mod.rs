@@ -15,11 +15,14 @@ use crate::random::Random;
 use crate::threads::{each, unpanicked};
 use crate::{Broken, Control, Count, Layer, Outcome, Plan, Size};
 
+mod actor;
+mod check;
 mod explore;
 mod scene;
 
+use actor::{Actor, Does};
 use explore::{Drawn, Intervention, Kinds, Told};
-use scene::{Actor, Does, Scene, Starts};
+use scene::{Scene, Starts};
 
 /// The layer.
 #[derive(Debug)]
