@@ -14,7 +14,7 @@ use cachelock::platform::Platform;
 use cachelock::platform::memory::{Fault, Op, Process, Runnable, Target, World, seeded};
 use cachelock::{Cache, CacheBuilder, Locking, Mutation, Timeout};
 
-use support::{builder, publish, residue};
+use support::{LEASE, builder, publish, residue};
 
 mod support;
 
@@ -432,20 +432,23 @@ fn natives_get_their_turn_among_guests_and_starve_without_their_courtesy() {
     }
 }
 
-/// What a waiter leaves that was killed after it had waited for a minute.
+/// What a waiter leaves that was killed after it had waited for so long.
 const DEAD_WANT: &str = "want-0123456789abcdef0123456789abcdef";
 
-fn with_a_dead_want() -> World {
+fn with_a_dead_want(waited_ms: u64) -> World {
     let world = World::simulated();
     let path = format!("/cache/.cachelock/{DEAD_WANT}");
-    world.plant_file(&path, b"00000000000000060000\n");
+    world.plant_file(&path, format!("{waited_ms:020}\n").as_bytes());
     world
 }
 
 #[test]
 fn a_dead_waiter_delays_the_next_caller_once_and_briefly() {
-    for guest in [false, true] {
-        let world = with_a_dead_want();
+    for (waited_ms, guest) in [60_000, 60, 1]
+        .into_iter()
+        .flat_map(|waited_ms| [(waited_ms, false), (waited_ms, true)])
+    {
+        let world = with_a_dead_want(waited_ms);
         for (name, most_ms) in [("first", 150), ("second", 0)] {
             let process = match guest {
                 false => world.process(name),
@@ -458,18 +461,39 @@ fn a_dead_waiter_delays_the_next_caller_once_and_briefly() {
             let took = world.now() - began;
             assert!(
                 took <= Duration::from_millis(most_ms),
-                "the {name} caller took {took:?} (guest: {guest})\n{}",
+                "the {name} caller took {took:?} (want: {waited_ms} ms, guest: {guest})\n{}",
                 world.trace()
             );
         }
-        assert_eq!(residue(&world), [""; 0], "guest: {guest}");
+        assert_eq!(
+            residue(&world),
+            [""; 0],
+            "want: {waited_ms} ms, guest: {guest}"
+        );
+    }
+}
+
+#[test]
+fn a_want_that_nobody_gives_way_to_is_swept_whichever_way_the_clock_was_set() {
+    for (set, refreshes) in [(0, 2), (3600, 1), (-3600, 1)] {
+        // It has not waited for a millisecond when it was killed, so nobody has waited for less.
+        let world = with_a_dead_want(0);
+        world.step_wall(set);
+        for n in 0..refreshes {
+            let process = world.process(&format!("caller {n}"));
+            let cache = builder(&process).open().expect("good settings");
+            let task = world.spawn(&process, "main", move || publish(&cache, b"bytes"));
+            world.finish(task).expect("nobody holds the lease");
+            world.advance(LEASE * 4);
+        }
+        assert_eq!(residue(&world), [""; 0], "a clock set by {set} s");
     }
 }
 
 #[test]
 fn a_dead_waiter_never_stops_callers_that_cannot_wait() {
     for timeout in [Timeout::TryOnce, Duration::from_millis(20).into()] {
-        let world = with_a_dead_want();
+        let world = with_a_dead_want(60_000);
         for n in 0..3 {
             let process = world.process(&format!("caller {n}"));
             let cache = builder(&process)

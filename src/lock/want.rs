@@ -159,8 +159,10 @@ impl Courtesy {
                 let _ = control.unlink(&name);
                 continue;
             }
-            // Unreadable: its owner is about to write it, or died before. Its beats tell.
-            due |= waited_for(&bytes).is_none_or(|theirs| theirs > waited);
+            // What its owner has waited by now, if it lives: whoever was first stays first, until the beats tell. Without that a
+            // dead owner's want would be waited for, and not be removed, by each caller for as long as that owner had waited.
+            // Unreadable: its owner is about to write it, or died before.
+            due |= waited_for(&bytes).is_none_or(|theirs| theirs + silent > waited);
             self.watched.push(Watched {
                 name,
                 bytes,
@@ -176,7 +178,8 @@ impl Courtesy {
     }
 }
 
-/// For the new holder of `epoch`: removes wants whose owners are surely gone. A live owner would put its want up again.
+/// For the new holder of `epoch`: removes wants whose owners are surely gone. A live owner would put its want up again. A time in
+/// the future is as good as one long past: a clock was set, and the want would stay until it gets there.
 pub(crate) fn sweep(control: &Control, epoch: u64, lease: Duration, names: &[String]) {
     let mut wants = names
         .iter()
@@ -192,11 +195,11 @@ pub(crate) fn sweep(control: &Control, epoch: u64, lease: Duration, names: &[Str
         let Ok(Some(want)) = control.stat(name) else {
             continue;
         };
-        let age = now
+        let apart = now
             .modified
             .duration_since(want.modified)
-            .unwrap_or_default();
-        if want.kind == FileKind::File && age > lease * CLOCK_LEASES {
+            .unwrap_or_else(|future| future.duration());
+        if want.kind == FileKind::File && apart > lease * CLOCK_LEASES {
             let _ = control.unlink(name);
         }
     }

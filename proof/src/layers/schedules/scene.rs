@@ -1,39 +1,18 @@
-//! A few processes on one cache, run under a strategy that decides each step, and what must hold afterwards.
+//! A few processes on one cache, run under a strategy that decides each step.
 
-use std::collections::HashSet;
 use std::fmt;
-use std::io::Write as _;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use cachelock::platform::memory::{Keep, Op, Outcome, Process, Runnable, Target, Task, World};
-use cachelock::{Cache, Durability, Error, GetError, Mutation, Policy};
+use cachelock::platform::memory::{Keep, Op, Process, Runnable, Target, Task, World};
+use cachelock::{Durability, Mutation};
 
-use crate::sim::{Found, NEXT, OLD, find, next_refresh};
-use crate::support::{LEASE, builder, publish, residue};
+use super::actor::{Actor, Does, Log, Said};
+use crate::sim::OLD;
+use crate::support::{LEASE, builder, publish};
 use crate::threads::locked;
 
 /// More steps than any run of a scene takes.
 const STEPS: u64 = 50_000;
-
-/// What a process does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Does {
-    /// Publishes so many times.
-    Publish(usize),
-    /// The same from each of two threads, which queue up.
-    Pair,
-    /// Gets the entry, and publishes it if it is missing.
-    Get,
-    /// Reads so many times.
-    Read(usize),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Actor {
-    pub(super) guest: bool,
-    pub(super) does: Does,
-}
 
 /// Who takes part, and whether there is an entry before.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,28 +49,6 @@ pub(super) struct View<'a> {
 
 pub(super) trait Strategy: Send {
     fn act(&mut self, view: &View<'_>) -> Act;
-}
-
-/// What the callers note, outside of the simulation.
-#[derive(Default)]
-struct Log {
-    holds: Option<usize>,
-    /// Who has stood still at some time.
-    stood_still: HashSet<usize>,
-    overlap: Option<String>,
-    produced: usize,
-}
-
-/// What came of one task.
-#[derive(Debug, Clone)]
-enum Said {
-    Published(u64, Vec<u8>),
-    Read(Found),
-    /// It published, and was given what others have published since.
-    Surpassed(Found),
-    /// Overtaken, or out of time.
-    Gave(String, Vec<u8>),
-    Wrong(String),
 }
 
 /// The run under way.
@@ -180,11 +137,11 @@ impl Starts {
     }
 }
 
-struct Running {
-    world: World,
+pub(super) struct Running {
+    pub(super) world: World,
     processes: Vec<Arc<Process>>,
-    tasks: Vec<(usize, Task<Vec<Said>>)>,
-    log: Arc<Mutex<Log>>,
+    pub(super) tasks: Vec<(usize, Task<Vec<Said>>)>,
+    pub(super) log: Arc<Mutex<Log>>,
 }
 
 impl Scene {
@@ -247,158 +204,14 @@ impl Scene {
             let cache = builder.open().expect("nothing is touched");
             let threads = if actor.does == Does::Pair { 2 } else { 1 };
             for thread in 0..threads {
-                let (cache, log, does) = (cache.clone(), running.log.clone(), actor.does);
+                let (actor, cache, log) = (*actor, cache.clone(), running.log.clone());
                 let label = if thread == 0 { "main" } else { "second" };
-                let body = move || match does {
-                    Does::Publish(times) => (0..times)
-                        .map(|time| publishes(&cache, who, format!("{who} {time}"), &log))
-                        .collect(),
-                    Does::Pair => {
-                        vec![publishes(
-                            &cache,
-                            who,
-                            format!("{who} thread {thread}"),
-                            &log,
-                        )]
-                    }
-                    Does::Get => vec![gets(&cache, who, &log)],
-                    Does::Read(times) => (0..times).map(|_| reads(&cache)).collect(),
-                };
+                let body = move || actor.work(&cache, who, thread, &log);
                 let task = running.world.spawn(&process, label, body);
                 running.tasks.push((who, task));
             }
             running.processes.push(process);
         }
-    }
-
-    /// What must hold whatever the schedule was.
-    fn check(&self, running: &mut Running) -> Result<(), String> {
-        let stood_still = locked(&running.log).stood_still.clone();
-        if let Some(overlap) = locked(&running.log).overlap.take() {
-            return Err(overlap);
-        }
-        let mut published: Vec<(u64, Vec<u8>)> = Vec::new();
-        let (mut refused, mut read) = (Vec::new(), Vec::new());
-        let mut killed = 0;
-        // Publishes whose generation nobody was told.
-        let mut unheard = 0;
-        if self.old {
-            published.push((1, OLD.to_vec()));
-        }
-        for (who, task) in &running.tasks {
-            match task.outcome() {
-                Some(Outcome::Returned(said)) => {
-                    let mut seen = 0;
-                    for said in said {
-                        match said {
-                            Said::Published(generation, bytes) => {
-                                published.push((generation, bytes))
-                            }
-                            // Whoever goes on all the time is never overtaken, and waits for no dead one for so long.
-                            Said::Gave(why, _) if !stood_still.contains(who) => {
-                                return Err(format!("{who} never stood still, and: {why}"));
-                            }
-                            Said::Gave(_, bytes) => refused.push(bytes),
-                            Said::Read(found) => {
-                                if let Found::Value(_, Some(generation)) = found {
-                                    if generation < seen {
-                                        return Err(format!(
-                                            "{who} read {generation} after {seen}"
-                                        ));
-                                    }
-                                    seen = generation;
-                                }
-                                read.push(found);
-                            }
-                            Said::Surpassed(found) => {
-                                unheard += 1;
-                                read.push(found);
-                            }
-                            Said::Wrong(why) => return Err(format!("{who}: {why}")),
-                        }
-                    }
-                }
-                Some(Outcome::Killed) => {
-                    killed += 1;
-                    unheard += 2;
-                }
-                Some(Outcome::Panicked(why)) => return Err(format!("{who} panicked: {why}")),
-                None => return Err(format!("{who} has not ended")),
-            }
-        }
-        published.sort();
-        for pair in published.windows(2) {
-            if pair[0].0 == pair[1].0 {
-                return Err(format!("generation {} was given twice", pair[0].0));
-            }
-        }
-        let last = published.last().cloned();
-        let found = find(&running.world).map_err(|error| format!("it cannot be read: {error}"))?;
-        let generation = match (&found, &last) {
-            (Found::Missing, None) => 0,
-            (Found::Value(bytes, Some(generation)), _)
-                if last.as_ref() == Some(&(*generation, bytes.clone())) =>
-            {
-                *generation
-            }
-            // Somebody was killed who had published and not heard of it.
-            (Found::Value(_, Some(generation)), _)
-                if killed > 0 && *generation > last.as_ref().map_or(0, |last| last.0) =>
-            {
-                *generation
-            }
-            _ => {
-                return Err(format!(
-                    "the last publish is {last:?}, and {found:?} is read"
-                ));
-            }
-        };
-        if usize::try_from(generation).unwrap_or(0) > published.len() + unheard {
-            return Err(format!("generation {generation} after {published:?}"));
-        }
-        for found in read.into_iter().chain([found.clone()]) {
-            let fine = match &found {
-                Found::Missing => !self.old,
-                Found::Value(bytes, Some(generation)) => {
-                    !refused.contains(bytes)
-                        && (published.contains(&(*generation, bytes.clone())) || unheard > 0)
-                }
-                _ => false,
-            };
-            if !fine {
-                return Err(format!("{found:?} was read, where {published:?}"));
-            }
-        }
-        let gets = self.actors.iter().any(|actor| actor.does == Does::Get);
-        let produced = locked(&running.log).produced;
-        if gets && stood_still.is_empty() && produced > killed + usize::from(!self.old) {
-            return Err(format!("it was fetched {produced} times"));
-        }
-        self.recover(running, &found, killed > 0, !stood_still.is_empty())
-    }
-
-    /// The next one gets the lock in time, and nothing is left after it.
-    fn recover(
-        &self,
-        running: &Running,
-        found: &Found,
-        killed: bool,
-        stood_still: bool,
-    ) -> Result<(), String> {
-        let left = residue(&running.world);
-        if left.is_empty() && !killed {
-            return Ok(());
-        }
-        if !killed && !stood_still && left.iter().any(|name| !name.starts_with("claim-")) {
-            return Err(format!("{left:?} was left"));
-        }
-        let guests = self.actors.iter().any(|actor| actor.guest);
-        let limit = match guests || stood_still {
-            true => LEASE + LEASE / 2,
-            false => Duration::from_millis(300),
-        };
-        debug_assert_ne!(OLD, NEXT);
-        next_refresh(&running.world, found, limit)
     }
 }
 
@@ -467,80 +280,6 @@ impl Running {
             }
         };
         control.note(1 << 32 | code << 16 | process as u64);
-    }
-}
-
-fn publishes(cache: &Cache, who: usize, bytes: String, log: &Mutex<Log>) -> Said {
-    let bytes = bytes.into_bytes();
-    let publish = || -> Result<u64, Error> {
-        let mut refresh = cache.entry("entry")?.refresh()?;
-        refresh.write_all(&bytes).expect("it stays in the buffer");
-        let held = held(who, log, || refresh.check_held());
-        held?;
-        Ok(refresh.publish()?.generation)
-    };
-    match publish() {
-        Ok(generation) => Said::Published(generation, bytes),
-        Err(error) => failed(&error, bytes),
-    }
-}
-
-/// Something while the lock is held. Where nobody stood still, nobody else may hold it then.
-fn held<R>(who: usize, log: &Mutex<Log>, work: impl FnOnce() -> R) -> R {
-    {
-        let mut log = locked(log);
-        if let (Some(other), true) = (log.holds.replace(who), log.stood_still.is_empty()) {
-            log.overlap = Some(format!("{who} and {other} hold the lock"));
-        }
-    }
-    let result = work();
-    let mut log = locked(log);
-    log.holds = log.holds.filter(|holder| *holder != who);
-    result
-}
-
-fn failed(error: &Error, bytes: Vec<u8>) -> Said {
-    match error.is_lease_lost() || error.is_timeout() {
-        true => Said::Gave(error.to_string(), bytes),
-        false => Said::Wrong(error.to_string()),
-    }
-}
-
-fn gets(cache: &Cache, who: usize, log: &Mutex<Log>) -> Said {
-    let bytes = format!("{who} got").into_bytes();
-    let mut produced = false;
-    let got = cache
-        .entry("entry")
-        .map_err(GetError::Cache)
-        .and_then(|entry| {
-            entry.get_or_refresh(&Policy::any_age(), |refresh| {
-                produced = true;
-                locked(log).produced += 1;
-                refresh.write_all(&bytes)
-            })
-        });
-    match got {
-        Ok(Some(snapshot)) => {
-            let generation = snapshot.meta().generation;
-            match (produced, generation) {
-                (true, Some(generation)) if snapshot[..] == bytes[..] => {
-                    Said::Published(generation, bytes)
-                }
-                (true, _) => Said::Surpassed(Found::Value(snapshot.to_vec(), generation)),
-                _ => Said::Read(Found::Value(snapshot.to_vec(), generation)),
-            }
-        }
-        Ok(None) => Said::Wrong("it got nothing".to_owned()),
-        Err(GetError::Cache(error)) => failed(&error, bytes),
-        Err(GetError::Produce(error)) => Said::Gave(error.to_string(), bytes),
-    }
-}
-
-fn reads(cache: &Cache) -> Said {
-    match cache.entry("entry").and_then(|entry| entry.read()) {
-        Ok(None) => Said::Read(Found::Missing),
-        Ok(Some(read)) => Said::Read(Found::Value(read.to_vec(), read.meta().generation)),
-        Err(error) => Said::Wrong(error.to_string()),
     }
 }
 
