@@ -96,12 +96,12 @@ fn calls(operation: &str, dir: &Path) -> usize {
 
 /// Budgets, in system calls.
 const BUDGETS: [(&str, usize); 6] = [
-    ("lock and release", 70),
-    ("refresh", 133),
-    ("refresh with Data", 134),
-    ("refresh with Full", 146),
-    ("read", 12),
-    ("unchanged reread", 4),
+    ("lock and release", 48),
+    ("refresh", 82),
+    ("refresh with Data", 83),
+    ("refresh with Full", 95),
+    ("read", 8),
+    ("unchanged reread", 2),
 ];
 
 #[test]

@@ -7,13 +7,14 @@
 use std::any::Any;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::file::UnixFile;
 use super::fuse::Fuse;
+use super::meta::{Owner, User};
 use super::{fs_type, meta, watch};
 use crate::{Access, Dir, Event, File, FileSystem, Metadata, Watch};
 
@@ -32,12 +33,33 @@ const OPEN_DIR: OFlags = OFlags::DIRECTORY
 /// its files can be opened, but it can be neither listed nor synced.
 pub(super) struct UnixDir {
     fd: OwnedFd,
+    /// Whose it is, once that was asked for.
+    owner: OnceLock<Owner>,
+    common: Arc<Common>,
+}
+
+/// What all directories share that were opened on the way from one path. Names are renamed from one to another, so they are on
+/// one file system.
+pub(super) struct Common {
+    me: User,
     fuse: Fuse,
+}
+
+impl Default for Common {
+    fn default() -> Self {
+        Self {
+            me: User::now(),
+            fuse: Fuse::default(),
+        }
+    }
 }
 
 impl UnixDir {
     /// A directory from the descriptor that `open` returns when it is given these access flags.
-    pub(super) fn open_with(open: impl Fn(OFlags) -> Result<OwnedFd, Errno>) -> io::Result<Self> {
+    pub(super) fn open_with(
+        open: impl Fn(OFlags) -> Result<OwnedFd, Errno>,
+        common: Arc<Common>,
+    ) -> io::Result<Self> {
         let result = open(OFlags::RDONLY);
         // The second error is the same one, unless the directory may be searched.
         #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -47,13 +69,14 @@ impl UnixDir {
         };
         Ok(Self {
             fd: result?,
-            fuse: Fuse::default(),
+            owner: OnceLock::new(),
+            common,
         })
     }
 
     /// What `look` finds under `name`.
     fn find<T>(&self, name: &str, look: impl Fn() -> io::Result<T>) -> io::Result<T> {
-        self.fuse.find(self.fd.as_fd(), name, list, look)
+        self.common.fuse.find(self.fd.as_fd(), name, list, look)
     }
 
     fn open_subdir(&self, name: &str) -> io::Result<Self> {
@@ -62,13 +85,30 @@ impl UnixDir {
                 Err(error) if is_link_error(error) => Err(Errno::NOTDIR),
                 result => result,
             },
+            self.common.clone(),
         )
+    }
+
+    /// Gives what root has just created in somebody's directory to that somebody.
+    fn give(&self, file: &OwnedFd) {
+        if !self.common.me.is_root() {
+            return;
+        }
+        let owner = match self.owner.get() {
+            Some(owner) => Some(*owner),
+            None => meta::owner_of(self.fd.as_fd()).ok(),
+        };
+        if let Some(owner) = owner {
+            meta::give_new_file(file.as_fd(), *self.owner.get_or_init(|| owner));
+        }
     }
 }
 
 impl Dir for UnixDir {
     fn metadata(&self) -> io::Result<Metadata> {
-        meta::of_fd(self.fd.as_fd())
+        let (metadata, owner) = meta::of_dir(self.fd.as_fd(), self.common.me)?;
+        let _ = self.owner.set(owner);
+        Ok(metadata)
     }
 
     fn file_system(&self) -> io::Result<FileSystem> {
@@ -104,15 +144,15 @@ impl Dir for UnixDir {
                 .map_err(|error| explain_open(name, access, error))
         })?;
         if access == Access::Read {
-            self.fuse.read_from_server(self.fd.as_fd(), &fd);
+            self.common.fuse.read_from_server(self.fd.as_fd(), &fd);
         }
         if let Access::CreateNew(mode) = access {
             // On an error the new file stays. It must not be unlinked here: to the others it may mean something by
             // now (a claim, say), and who may remove it is for the library to know.
             meta::widen_new_file(fd.as_fd(), mode)?;
-            meta::give_new_file(fd.as_fd(), self.fd.as_fd());
+            self.give(&fd);
         }
-        Ok(Box::new(UnixFile::new(fd)))
+        Ok(Box::new(UnixFile::new(fd, self.common.me)))
     }
 
     fn rename(&self, from: &str, to_dir: &dyn Dir, to: &str) -> io::Result<()> {
@@ -141,7 +181,9 @@ impl Dir for UnixDir {
 
     fn stat(&self, name: &str) -> io::Result<Metadata> {
         let name = plain(name)?;
-        self.find(name, || meta::of_name(self.fd.as_fd(), name))
+        self.find(name, || {
+            meta::of_name(self.fd.as_fd(), name, self.common.me)
+        })
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -12,12 +12,12 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::process;
 
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW};
 use rustix::io::{Errno, retry_on_intr};
 
-use super::meta;
+use super::meta::{self, User};
+use super::pid::process_id;
 use crate::{File, Metadata};
 
 /// An open file.
@@ -25,18 +25,20 @@ pub(super) struct UnixFile {
     file: fs::File,
     /// The process that opened it, and the only one that may lock and unlock.
     opened_by: u32,
+    me: User,
 }
 
 impl UnixFile {
-    pub(super) fn new(fd: OwnedFd) -> Self {
+    pub(super) fn new(fd: OwnedFd, me: User) -> Self {
         Self {
             file: fd.into(),
-            opened_by: process::id(),
+            opened_by: process_id(),
+            me,
         }
     }
 
     fn is_inherited(&self) -> bool {
-        self.opened_by != process::id()
+        self.opened_by != process_id()
     }
 
     fn refuse_inherited(&self) -> io::Result<()> {
@@ -51,7 +53,7 @@ impl UnixFile {
 
 impl File for UnixFile {
     fn metadata(&self) -> io::Result<Metadata> {
-        meta::of_fd(self.file.as_fd())
+        meta::of_fd(self.file.as_fd(), self.me)
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {

@@ -1,8 +1,8 @@
 //! Who this process is, and the one cell that belongs to it alone.
 
-use std::process;
 use std::sync::{Arc, OnceLock};
 
+use super::pid::process_id;
 use crate::{Identity, Slot};
 
 /// Asked anew each time, but for the boot, which no process survives.
@@ -13,7 +13,7 @@ pub(super) fn identity() -> Identity {
         .to_string_lossy()
         .into_owned();
     Identity {
-        pid: Some(process::id()),
+        pid: Some(process_id()),
         boot: *BOOT.get_or_init(boot),
         host: (!host.is_empty()).then_some(host),
     }
@@ -93,7 +93,7 @@ impl Cell {
 /// This process's cell.
 pub(super) fn slot() -> Arc<Slot> {
     static FIRST: OnceLock<Cell> = OnceLock::new();
-    let pid = process::id();
+    let pid = process_id();
     let mut cell = FIRST.get_or_init(|| Cell::new(pid));
     // Only the last one can be ours: an earlier one with our number belonged to an ancestor that is dead.
     loop {

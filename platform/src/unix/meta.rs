@@ -19,33 +19,68 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{Gid, Uid, getegid, geteuid};
 
 use super::fs_type;
-use crate::{FileId, FileKind, Metadata, Owner};
+use crate::{FileId, FileKind, Metadata};
+
+/// The user that this process acted as when it opened a path. Asked for at each such opening, and not in between: a process may
+/// change it, and what it has opened stays what it is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct User(Uid);
+
+impl User {
+    pub(super) fn now() -> Self {
+        User(geteuid())
+    }
+
+    pub(super) fn is_root(self) -> bool {
+        self.0.is_root()
+    }
+}
+
+/// The user and the group that something belongs to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Owner {
+    user: u32,
+    group: u32,
+}
 
 /// What the object is like that `fd` is open on.
-pub(super) fn of_fd(fd: BorrowedFd<'_>) -> io::Result<Metadata> {
-    let found = match stat_now(fd, None) {
+pub(super) fn of_fd(fd: BorrowedFd<'_>, me: User) -> io::Result<Metadata> {
+    Ok(metadata(&raw_of_fd(fd)?, me))
+}
+
+/// The same for a directory, and whose it is.
+pub(super) fn of_dir(fd: BorrowedFd<'_>, me: User) -> io::Result<(Metadata, Owner)> {
+    let found = raw_of_fd(fd)?;
+    Ok((metadata(&found, me), found.owner))
+}
+
+/// Whose it is what `fd` is open on.
+pub(super) fn owner_of(fd: BorrowedFd<'_>) -> io::Result<Owner> {
+    Ok(raw(&rustix::fs::fstat(fd)?).owner)
+}
+
+fn raw_of_fd(fd: BorrowedFd<'_>) -> io::Result<Raw> {
+    Ok(match stat_now(fd, None) {
         Err(Errno::NOSYS) => raw(&rustix::fs::fstat(fd)?),
         result => result?,
-    };
-    Ok(metadata(&found))
+    })
 }
 
 /// What the object `name` in `dir` is like; a link is not followed.
-pub(super) fn of_name(dir: BorrowedFd<'_>, name: &str) -> io::Result<Metadata> {
+pub(super) fn of_name(dir: BorrowedFd<'_>, name: &str, me: User) -> io::Result<Metadata> {
     let found = match stat_now(dir, Some(name)) {
         Err(Errno::NOSYS) => raw(&retry_on_intr(|| {
             rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
         })?),
         result => result?,
     };
-    Ok(metadata(&found))
+    Ok(metadata(&found, me))
 }
 
 /// What a `stat` says, in types that are the same everywhere.
 struct Raw {
     mode: u32,
-    uid: u32,
-    gid: u32,
+    owner: Owner,
     links: u64,
     len: u64,
     device: u64,
@@ -70,8 +105,10 @@ fn stat_now(dir: BorrowedFd<'_>, name: Option<&str>) -> Result<Raw, Errno> {
     let found = retry_on_intr(|| statx(dir, name.unwrap_or_default(), flags, mask))?;
     Ok(Raw {
         mode: found.stx_mode.into(),
-        uid: found.stx_uid,
-        gid: found.stx_gid,
+        owner: Owner {
+            user: found.stx_uid,
+            group: found.stx_gid,
+        },
         links: found.stx_nlink.into(),
         len: found.stx_size,
         device: makedev(found.stx_dev_major, found.stx_dev_minor),
@@ -94,8 +131,10 @@ fn stat_now(_dir: BorrowedFd<'_>, _name: Option<&str>) -> Result<Raw, Errno> {
 fn raw(stat: &Stat) -> Raw {
     Raw {
         mode: stat.st_mode as u32,
-        uid: stat.st_uid,
-        gid: stat.st_gid,
+        owner: Owner {
+            user: stat.st_uid,
+            group: stat.st_gid,
+        },
         links: stat.st_nlink as u64,
         len: u64::try_from(stat.st_size).unwrap_or(0),
         device: stat.st_dev as u64,
@@ -105,8 +144,7 @@ fn raw(stat: &Stat) -> Raw {
     }
 }
 
-/// The effective user and group are asked for each time: a process may change them.
-fn metadata(raw: &Raw) -> Metadata {
+fn metadata(raw: &Raw, me: User) -> Metadata {
     let mode = raw.mode & 0o7777;
     let kind = match FileType::from_raw_mode(raw.mode as RawMode) {
         FileType::RegularFile => FileKind::File,
@@ -114,12 +152,13 @@ fn metadata(raw: &Raw) -> Metadata {
         FileType::Symlink => FileKind::Symlink,
         _ => FileKind::Other,
     };
-    let owner = match raw.uid {
-        uid if uid == geteuid().as_raw() => Owner::Me,
-        uid => Owner::Other(uid),
+    let Owner { user, group } = raw.owner;
+    let owner = match user {
+        user if user == me.0.as_raw() => crate::Owner::Me,
+        user => crate::Owner::Other(user),
     };
     // Many distributions give each user a group of the same number with nobody else in it, and a umask of 002.
-    let private_group = || raw.gid == raw.uid && raw.gid == getegid().as_raw();
+    let private_group = || group == user && group == getegid().as_raw();
     Metadata {
         kind,
         len: raw.len,
@@ -162,16 +201,13 @@ pub(super) fn widen_new_file(fd: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
     }
 }
 
-/// Gives what root has just created in somebody's directory to that somebody, as far as the system goes along. Otherwise
+/// Gives what root has just created in the directory of `owner` to that user, as far as the system goes along. Otherwise
 /// one run as root would leave files that keep the owner out.
 ///
 /// Only files, by their descriptor: what has the name of a directory that was just created may be another one by now.
-pub(super) fn give_new_file(fd: BorrowedFd<'_>, dir: BorrowedFd<'_>) {
-    if geteuid().is_root()
-        && let Ok(dir) = rustix::fs::fstat(dir)
-        && dir.st_uid != 0
-    {
-        let (user, group) = (Uid::from_raw(dir.st_uid), Gid::from_raw(dir.st_gid));
+pub(super) fn give_new_file(fd: BorrowedFd<'_>, owner: Owner) {
+    if owner.user != 0 {
+        let (user, group) = (Uid::from_raw(owner.user), Gid::from_raw(owner.group));
         let _ = retry_on_intr(|| rustix::fs::fchown(fd, Some(user), Some(group)));
     }
 }

@@ -14,6 +14,7 @@
 //! | [`clock`] | the monotonic clock |
 //! | [`watch`] | inotify |
 //! | [`identity`] | process, boot and host; what a forked child must not share |
+//! | [`pid`] | the process's number |
 //!
 //! # After `fork`
 //!
@@ -40,6 +41,7 @@ mod fs_type;
 mod fuse;
 mod identity;
 mod meta;
+mod pid;
 mod watch;
 
 /// The one [`Unix`] of this process.
@@ -65,7 +67,7 @@ impl Platform for Unix {
             let flags = access | OFlags::DIRECTORY | OFlags::CLOEXEC;
             retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()))
         };
-        Ok(Arc::new(dir::UnixDir::open_with(open)?))
+        Ok(Arc::new(dir::UnixDir::open_with(open, Arc::default())?))
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
@@ -109,7 +111,7 @@ impl Platform for Unix {
     }
 
     fn process_id(&self) -> u32 {
-        std::process::id()
+        pid::process_id()
     }
 
     fn slot(&self) -> Arc<Slot> {

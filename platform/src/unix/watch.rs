@@ -18,7 +18,6 @@ mod linux {
     use std::io;
     use std::mem::MaybeUninit;
     use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-    use std::process;
     use std::sync::Arc;
     use std::thread;
 
@@ -26,6 +25,7 @@ mod linux {
     use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
     use rustix::io::{Errno, retry_on_intr};
 
+    use super::super::pid::process_id;
     use crate::{Event, Watch};
 
     const OURS: WatchFlags = WatchFlags::DELETE
@@ -73,7 +73,7 @@ mod linux {
             .spawn(move || watcher.run())?;
         Ok(Box::new(Inotify {
             stop,
-            made_by: process::id(),
+            made_by: process_id(),
         }))
     }
 
@@ -88,7 +88,7 @@ mod linux {
 
     impl Drop for Inotify {
         fn drop(&mut self) {
-            if self.made_by == process::id() {
+            if self.made_by == process_id() {
                 // It can fail only when the counter is full, which wakes the thread as well.
                 let _ = retry_on_intr(|| rustix::io::write(&*self.stop, &1_u64.to_ne_bytes()));
             }
