@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use cachelock_platform::{File, failure};
+use cachelock_platform::{File, Filling, failure};
 
 use crate::state::PIECE;
 
@@ -34,21 +34,17 @@ pub(crate) fn read_whole(
     mut seen: impl FnMut(&[u8]),
 ) -> io::Result<Arc<[u8]>> {
     let len = usize::try_from(len).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
-    let mut shared = cachelock_platform::zeros(len)?;
-    let bytes = Arc::get_mut(&mut shared).unwrap_or_default();
+    let mut filling = Filling::new(len)?;
     // A handle that stands for a name opens it for each call.
-    let piece = if file.is_pinned() { PIECE } else { len };
-    let mut at = 0;
-    while at < len {
-        let end = len.min(at + piece);
-        let read = file.read_at(&mut bytes[at..end], at as u64)?;
-        if read == 0 {
-            return Ok(shared[..at].into());
+    let most = if file.is_pinned() { PIECE } else { len };
+    while !filling.is_full() {
+        let piece = filling.read_from(file, most)?;
+        if piece.is_empty() {
+            break;
         }
-        seen(&bytes[at..at + read]);
-        at += read;
+        seen(piece);
     }
-    Ok(shared)
+    Ok(filling.finish())
 }
 
 pub(crate) fn write_all_at(file: &dyn File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {

@@ -31,6 +31,7 @@
 
 use std::any::Any;
 use std::io;
+use std::mem::MaybeUninit;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -64,7 +65,7 @@ cfg_if::cfg_if! {
     }
 }
 
-pub use bytes::zeros;
+pub use bytes::Filling;
 /// Whether this target's processes are guests in a sandbox: without kernel locks, threads and watches, whatever the host
 /// has. What is built for those can be left out then.
 pub const GUEST: bool = cfg!(all(target_os = "wasi", target_env = "p2"));
@@ -326,6 +327,20 @@ pub trait File: Send + Sync {
     /// # Errors
     /// What the system says.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// As [`File::read_at`], into memory that holds nothing yet: returns what was read, at its start.
+    ///
+    /// # Errors
+    /// As [`File::read_at`].
+    fn read_new_at<'b>(
+        &self,
+        buf: &'b mut [MaybeUninit<u8>],
+        offset: u64,
+    ) -> io::Result<&'b mut [u8]> {
+        let buf = bytes::zeroed(buf);
+        let read = self.read_at(buf, offset)?;
+        Ok(&mut buf[..read])
+    }
 
     /// Writes at most `buf.len()` bytes at `offset`. May write less than asked for. Not atomic for readers.
     ///

@@ -10,6 +10,7 @@
 
 use std::fs;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
@@ -58,6 +59,19 @@ impl File for UnixFile {
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         retrying(|| self.file.read_at(buf, offset))
+    }
+
+    fn read_new_at<'b>(
+        &self,
+        buf: &'b mut [MaybeUninit<u8>],
+        offset: u64,
+    ) -> io::Result<&'b mut [u8]> {
+        let read = retry_on_intr(|| {
+            rustix::io::pread(&self.file, &mut *buf, offset).map(|(read, _)| read.len())
+        })?;
+        // SAFETY: so many were just written.
+        #[allow(unsafe_code)]
+        Ok(unsafe { buf[..read].assume_init_mut() })
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {

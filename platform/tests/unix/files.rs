@@ -61,6 +61,27 @@ fn a_file_is_read_written_cut_and_touched_in_place() {
 }
 
 #[test]
+fn what_is_read_into_new_memory_is_the_file_however_large() {
+    let (_temp, dir) = temp_dir();
+    let file = create(&*dir, "file");
+    // Small, and so large that it comes in huge pages, whose ends are not those of the file.
+    for len in [0, 5, 4096, (9 << 20) + 3] {
+        let bytes: Vec<u8> = (0..len).map(|at| (at % 251) as u8).collect();
+        file.set_len(0).unwrap();
+        let mut written = 0;
+        while written < len {
+            written += file.write_at(&bytes[written..], written as u64).unwrap();
+        }
+        let mut filling = Filling::new(len).unwrap();
+        while !filling.is_full() {
+            let read = filling.read_from(&*file, 1 << 20).unwrap();
+            assert!(!read.is_empty(), "{len} bytes end too early");
+        }
+        assert!(filling.finish()[..] == bytes, "{len} bytes are others");
+    }
+}
+
+#[test]
 fn a_handle_stays_on_its_file_and_identity_follows_the_file() {
     let (temp, dir) = temp_dir();
     let file = create(&*dir, "one");

@@ -19,7 +19,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use cachelock_platform::process::{self, Termination};
-use cachelock_platform::{Access, Dir, File, FileKind, Owner, native};
+use cachelock_platform::{Access, Dir, File, FileKind, Filling, Owner, native};
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 use tempfile::TempDir;
 
