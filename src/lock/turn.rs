@@ -15,8 +15,11 @@ use crate::mutation::Mutation;
 use crate::time;
 use crate::wait::Waiter;
 
-/// The shortest and the longest pause between two looks of a caller that can only poll.
-const POLL: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(50));
+/// The shortest and the longest pause between two looks of a caller that can only poll. After a release it looks again half of
+/// the longest later in the median, and a look is a few calls.
+const POLL: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(12));
+/// The same where each look is a server's work.
+const POLL_REMOTE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(50));
 /// The same for the one caller that has the gate: there is only one, so it may look more often.
 const POLL_GATED: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
 
@@ -165,10 +168,10 @@ impl<'a> Turn<'a> {
     }
 
     fn sleep(&mut self) -> Duration {
-        let (shortest, longest) = if matches!(self.kind, Kind::Gated(_)) {
-            POLL_GATED
-        } else {
-            POLL
+        let (shortest, longest) = match self.kind {
+            Kind::Gated(_) => POLL_GATED,
+            _ if self.control.is_remote() => POLL_REMOTE,
+            _ => POLL,
         };
         let sleep = if self.watch.is_some() && !self.control.is_remote() {
             self.control.cx.options.lease / 8
