@@ -89,8 +89,8 @@ impl Schedule {
 ///
 /// - A caller puts its want up when it has found the lease taken for the second time. What it can miss of that is the time
 ///   between two looks. If something wakes it at each release it misses one release, when it loses a race. If it can only
-///   poll, its pauses grow by half from 5 ms to 50 ms, so none is longer than 5 ms and two thirds of what it has waited for
-///   the first holder: `pause = min(50 ms, 5 ms + 2H/3)`. So until then at most `2 + pause / h` holds begin.
+///   poll, its pauses grow by half from 5 ms to 12 ms, so none is longer than 5 ms and two thirds of what it has waited for
+///   the first holder: `pause = min(12 ms, 5 ms + 2H/3)`. So until then at most `2 + pause / h` holds begin.
 /// - Once it is up, whoever finds the lease free and has waited for less than the want says leaves it to the want. What the
 ///   want says is old by one beat: 5 ms if its owner polls, `h` if it is woken at each release. Only those still pass whose
 ///   own wait began before that: one wait of each other caller. Their next waits are younger than the want.
@@ -240,7 +240,7 @@ impl Scene {
         let native_ms = |pick: fn(u64, u64) -> u64| self.native_ms.iter().copied().reduce(pick);
         let shortest = native_ms(u64::min).expect("natives hold");
         let longest = native_ms(u64::max).map_or(self.guest_ms, |ms| ms.max(self.guest_ms));
-        let pause = (5 + (2 * longest).div_ceil(3)).min(50);
+        let pause = (5 + (2 * longest).div_ceil(3)).min(12);
         let most = |others: usize, hold_ms: u64| {
             let missed = usize::try_from(pause.div_ceil(hold_ms)).expect("pauses are short");
             others + 3 + missed

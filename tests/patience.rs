@@ -62,39 +62,47 @@ fn ends_after(world: &World, time: Duration, stop: &Arc<AtomicBool>) -> Task<()>
 #[test]
 fn nobody_goes_past_a_gate_whose_holder_waits_for_guests() {
     for guests in [1, 3] {
-        // In twelfths of the lease.
-        for (guests_hold, natives_hold) in [(4, 1), (12, 1), (24, 1)] {
-            let seed = guests_hold.into();
-            let world = World::simulated_from(seed);
-            let stop = Arc::default();
-            let mut tasks = Vec::new();
-            for n in 0..guests {
-                let guest = world.guest(&format!("guest {n}"));
-                tasks.push(comes_back(&world, &guest, LEASE * guests_hold / 12, &stop));
+        // In parts of the lease, and how long each call takes, in µs.
+        for (guests_hold, natives_hold, step_us) in [
+            (1.0 / 3.0, 1.0 / 12.0, 0),
+            (1.0, 1.0 / 12.0, 0),
+            (2.0, 1.0 / 12.0, 0),
+            (1.0, 1.0 / 48.0, 200),
+        ] {
+            for seed in 0..3 {
+                let world = World::simulated_from(seed);
+                world.set_step_time(Duration::from_micros(step_us));
+                let stop = Arc::default();
+                let mut tasks = Vec::new();
+                for n in 0..guests {
+                    let guest = world.guest(&format!("guest {n}"));
+                    let hold = LEASE.mul_f64(guests_hold);
+                    tasks.push(comes_back(&world, &guest, hold, &stop));
+                }
+                for n in 0..4 {
+                    let native = world.process(&format!("native {n}"));
+                    let hold = LEASE.mul_f64(natives_hold);
+                    tasks.push(comes_back(&world, &native, hold, &stop));
+                }
+                let timer = ends_after(&world, LEASE * 16, &stop);
+                let mut targets: Vec<&dyn Target> = vec![&timer];
+                targets.extend(tasks.iter().map(|task| task as &dyn Target));
+                let why = format!(
+                    "seed {seed}, {guests} guests hold for {guests_hold} leases, natives for {natives_hold}, a call takes {step_us} µs"
+                );
+                if let Err(unfinished) = world.run_together(&targets, seeded(seed), STEPS) {
+                    panic!("{why}: {unfinished}");
+                }
+                let natives = tasks.into_iter().skip(guests);
+                let natives: Vec<Backend> = natives.flat_map(|task| world.finish(task)).collect();
+                let past = natives.iter().filter(|by| **by == Backend::Lease).count();
+                assert_eq!(
+                    past,
+                    0,
+                    "{why}: of {} holds of natives so many went past the gate",
+                    natives.len()
+                );
             }
-            for n in 0..4 {
-                let native = world.process(&format!("native {n}"));
-                let hold = LEASE * natives_hold / 12;
-                tasks.push(comes_back(&world, &native, hold, &stop));
-            }
-            let timer = ends_after(&world, LEASE * 16, &stop);
-            let mut targets: Vec<&dyn Target> = vec![&timer];
-            targets.extend(tasks.iter().map(|task| task as &dyn Target));
-            let why = format!(
-                "{guests} guests hold for {guests_hold} twelfths of a lease, natives for {natives_hold}"
-            );
-            if let Err(unfinished) = world.run_together(&targets, seeded(seed), STEPS) {
-                panic!("{why}: {unfinished}");
-            }
-            let natives = tasks.into_iter().skip(guests);
-            let natives: Vec<Backend> = natives.flat_map(|task| world.finish(task)).collect();
-            let past = natives.iter().filter(|by| **by == Backend::Lease).count();
-            assert_eq!(
-                past,
-                0,
-                "{why}: of {} holds of natives so many went past the gate",
-                natives.len()
-            );
         }
     }
 }
@@ -102,8 +110,11 @@ fn nobody_goes_past_a_gate_whose_holder_waits_for_guests() {
 #[test]
 fn behind_a_frozen_holder_of_the_gate_natives_wait_for_a_lease_though_guests_come_and_go() {
     for guests in [1, 3] {
-        for hold in [LEASE / 12, LEASE / 2, LEASE] {
-            let world = World::simulated();
+        for (hold, seed) in [LEASE / 12, LEASE / 2, LEASE]
+            .into_iter()
+            .flat_map(|hold| (0..16).map(move |seed| (hold, seed)))
+        {
+            let world = World::simulated_from(seed);
             let stop = Arc::default();
             let mut tasks = Vec::new();
             for n in 0..guests {
@@ -113,9 +124,9 @@ fn behind_a_frozen_holder_of_the_gate_natives_wait_for_a_lease_though_guests_com
             let mut targets: Vec<&dyn Target> =
                 tasks.iter().map(|task| task as &dyn Target).collect();
             // Until one of them holds.
-            let begun = world.run_together(&targets, seeded(1), 200);
+            let begun = world.run_together(&targets, seeded(1 + 2 * seed), 200);
             assert!(begun.is_err(), "they come back until they are stopped");
-            // It gets the gate, has to wait for a guest, and is never run again.
+            // It gets the gate, has to wait for a guest or even holds the lease, and is never run again.
             let frozen = world.process("frozen");
             let freezes = comes_back(&world, &frozen, hold, &stop);
             world.run_to(&freezes, |call| call.op == Op::Wait);
@@ -130,8 +141,8 @@ fn behind_a_frozen_holder_of_the_gate_natives_wait_for_a_lease_though_guests_com
                 (lock.backend(), own.monotonic() - began)
             });
             targets.push(&waits);
-            if let Err(unfinished) = world.run_together(&targets, seeded(2), STEPS) {
-                panic!("{guests} guests that hold for {hold:?}: {unfinished}");
+            if let Err(unfinished) = world.run_together(&targets, seeded(2 + 2 * seed), STEPS) {
+                panic!("seed {seed}, {guests} guests that hold for {hold:?}: {unfinished}");
             }
             let (backend, waited) = world.finish(waits);
             assert_eq!(backend, Backend::Lease, "the gate is not to be had");
@@ -139,7 +150,7 @@ fn behind_a_frozen_holder_of_the_gate_natives_wait_for_a_lease_though_guests_com
             let most = LEASE * 5 / 4 + hold * (guests + 3);
             assert!(
                 waited <= most,
-                "{guests} guests that hold for {hold:?}: it waited for {waited:?}, and {most:?} is the most"
+                "seed {seed}, {guests} guests that hold for {hold:?}: it waited for {waited:?}, and {most:?} is the most"
             );
         }
     }

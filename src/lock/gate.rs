@@ -197,11 +197,13 @@ fn wait(
 ///
 /// Two clocks run while somebody waits. The first is expiry itself: nothing at all has changed for the claim's lease (or
 /// for ours, if there is no claim). The second runs while all that changes are leases of holders *without* the gate:
-/// they may keep coming and going for ever, past a gate whose holder is frozen, and say nothing about it. A gate's holder
-/// that lives and waits for them touches the gate, which starts this clock anew.
+/// they may keep coming and going for ever, past a gate whose holder is frozen, and say nothing about it. It starts anew with
+/// each sign of life from a holder of the gate: its claim has changed, or it waits for such a lease and touches the gate, as it
+/// does from time to time.
 #[derive(Default)]
 struct Stall {
-    ungated_since: Option<(Monotonic, u64)>,
+    /// When the second clock is up, and which claim was the last when it began.
+    second: Option<(Monotonic, u64)>,
     gate_touched: Option<SystemTime>,
     unchanged_for: std::time::Duration,
     patience: std::time::Duration,
@@ -210,7 +212,7 @@ struct Stall {
 impl Stall {
     fn sees_gate(&mut self, touched: SystemTime) {
         if self.gate_touched.replace(touched) != Some(touched) {
-            self.ungated_since = None;
+            self.second = None;
         }
     }
 
@@ -244,19 +246,19 @@ impl Stall {
         {
             return Some(Kind::LeaseOnly);
         }
-        match record.filter(|record| !record.released) {
-            Some(record) => match record.kind {
-                Kind::Gated(_) => self.ungated_since = None,
-                Kind::LeaseOnly | Kind::Bypass => {
-                    let (since, first) = *self.ungated_since.get_or_insert((now, sight.last));
-                    // A gate holder that waits for *this* guest is patient, not frozen; two turns later it is.
-                    if sight.last > first + 1 && now.saturating_sub(since) >= own {
-                        return Some(Kind::Bypass);
-                    }
+        // A free lease says nothing: it is seen between two turns of others, too.
+        match record.filter(|record| !record.released)?.kind {
+            Kind::Gated(_) => {
+                let changed = now.saturating_sub(self.unchanged_for);
+                self.second = Some((changed + self.patience, sight.last));
+            }
+            Kind::LeaseOnly | Kind::Bypass => {
+                let (up, first) = *self.second.get_or_insert((now + own, sight.last));
+                // A gate holder that waits for *this* guest is patient, not frozen; two turns later it is.
+                if sight.last > first + 1 && now >= up {
+                    return Some(Kind::Bypass);
                 }
-            },
-            None if sight.claim.is_none() => self.ungated_since = None,
-            None => {}
+            }
         }
         None
     }

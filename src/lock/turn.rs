@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cachelock_platform::{GUEST, Watch};
+use cachelock_platform::{GUEST, Monotonic, Watch};
 
 use super::claim::Kind;
 use super::expiry::{self, Observation, Sight};
@@ -15,8 +15,11 @@ use crate::mutation::Mutation;
 use crate::time;
 use crate::wait::Waiter;
 
-/// The shortest and the longest pause between two looks of a caller that can only poll.
-const POLL: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(50));
+/// The shortest and the longest pause between two looks of a caller that can only poll. After a release it looks again half of
+/// the longest later in the median, and a look is a few calls.
+const POLL: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(12));
+/// The same where each look is a server's work.
+const POLL_REMOTE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(50));
 /// The same for the one caller that has the gate: there is only one, so it may look more often.
 const POLL_GATED: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
 
@@ -32,6 +35,7 @@ pub(super) struct Turn<'a> {
     /// The epochs that were found taken by others, counted.
     taken: u32,
     last_taken: u64,
+    shows_patience: Monotonic,
     probed: Option<Sight>,
     jitter: u64,
 }
@@ -48,6 +52,7 @@ impl<'a> Turn<'a> {
             courtesy: Courtesy::default(),
             taken: 0,
             last_taken: 0,
+            shows_patience: Monotonic::ZERO,
             probed: None,
             jitter: 0,
         }
@@ -91,7 +96,7 @@ impl<'a> Turn<'a> {
             }
             self.note_taken(sight.last, waiter, request.gate)?;
             let sleep = self
-                .sleep(patience)
+                .sleep()
                 .min(patience - unchanged)
                 .max(Duration::from_millis(1));
             self.pause(waiter, observation.plan(sleep))?;
@@ -136,20 +141,25 @@ impl<'a> Turn<'a> {
         other_boot || theirs == ours || self.control.cx.mutated(Mutation::GateNotCompared)
     }
 
-    /// Whoever has found the lease taken twice asks for its turn. Whoever has the gate shows those behind it that it lives, each
-    /// time that somebody else has been quicker.
+    /// Whoever has found the lease taken twice asks for its turn. Whoever has the gate shows those behind it that it lives: each
+    /// time that somebody else has been quicker, and from time to time.
     fn note_taken(
         &mut self,
         epoch: u64,
         waiter: &Waiter<'_>,
         gate: Option<&GateGuard>,
     ) -> Result<()> {
-        if epoch != self.last_taken {
+        let now = waiter.now();
+        let others = epoch != self.last_taken;
+        if others {
             self.last_taken = epoch;
             self.taken += 1;
-            if let Some(gate) = gate {
-                gate.show_patience();
-            }
+        }
+        if let Some(gate) = gate
+            && (others || now >= self.shows_patience)
+        {
+            gate.show_patience();
+            self.shows_patience = now + self.control.cx.options.lease / 8;
         }
         if self.taken >= 2 && self.want.is_none() {
             self.want = Some(Want::put_up(self.control, waiter.waited())?);
@@ -157,14 +167,14 @@ impl<'a> Turn<'a> {
         Ok(())
     }
 
-    fn sleep(&mut self, patience: Duration) -> Duration {
-        let (shortest, longest) = if matches!(self.kind, Kind::Gated(_)) {
-            POLL_GATED
-        } else {
-            POLL
+    fn sleep(&mut self) -> Duration {
+        let (shortest, longest) = match self.kind {
+            Kind::Gated(_) => POLL_GATED,
+            _ if self.control.is_remote() => POLL_REMOTE,
+            _ => POLL,
         };
         let sleep = if self.watch.is_some() && !self.control.is_remote() {
-            patience / 8
+            self.control.cx.options.lease / 8
         } else if self.want.is_some() {
             shortest
         } else {
