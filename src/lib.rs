@@ -49,6 +49,13 @@ mod documents {
     struct Embedding;
 }
 
+/// See `docs/reliability.md`, "Mutants".
+#[cfg(all(test, mutants))]
+#[path = "../tests/together/mod.rs"]
+mod together;
+#[cfg(all(test, mutants))]
+extern crate self as cachelock;
+
 mod builder;
 mod cache;
 mod cancel;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use cachelock::{Cache, EventKind, Histogram};
 use tracing::Level;
 
-use crate::listen::Told;
+use super::listen::Told;
 
 const PAGE: &str = include_str!("../../docs/events.md");
 

@@ -10,8 +10,8 @@ use metrics::{
     SharedString, Unit, with_local_recorder,
 };
 
-use crate::documented;
-use crate::support::publish;
+use super::documented;
+use super::support::publish;
 
 type Numbers = Arc<Mutex<BTreeMap<String, Vec<f64>>>>;
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 use cachelock::platform::memory::{Op, World};
 use cachelock::{Cache, Error, Histogram, Metrics, Policy};
 
-use crate::listen::Told;
-use crate::scenarios;
-use crate::stage::{Stage, by_main, get, hold, sleep, together};
-use crate::support::{begin, publish};
+use super::listen::Told;
+use super::scenarios;
+use super::stage::{Stage, by_main, get, hold, sleep, together};
+use super::support::{begin, publish};
 
 const MS: Duration = Duration::from_millis(1);
 

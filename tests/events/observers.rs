@@ -8,9 +8,9 @@ use cachelock::{Cache, ErrorKind, Event, EventKind, Metrics, WriteLock};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Metadata, Subscriber};
 
-use crate::scenarios;
-use crate::stage::{Stage, sleep, with_observers_that};
-use crate::support::{LEASE, publish};
+use super::scenarios;
+use super::stage::{Stage, sleep, with_observers_that};
+use super::support::{LEASE, publish};
 
 /// A panic without the message on standard error.
 fn panics(_: &Cache) {

@@ -9,8 +9,8 @@ use cachelock::platform::FileSystem;
 use cachelock::platform::memory::{Call, Fault, Op, Process};
 use cachelock::{Cache, CancelToken, Error, EventKind, Policy, Snapshot, Timeout};
 
-use crate::stage::{Stage, by_main, get, hold, sleep, together};
-use crate::support::{LEASE, begin, publish};
+use super::stage::{Stage, by_main, get, hold, sleep, together};
+use super::support::{LEASE, begin, publish};
 
 const MOMENT: Duration = Duration::from_millis(300);
 

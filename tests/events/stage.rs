@@ -10,9 +10,9 @@ use cachelock::platform::Platform;
 use cachelock::platform::memory::{Call, Op, Process, Task, World, seeded};
 use cachelock::{Cache, CacheBuilder, Error, Event, GetError, Metrics, Policy, Snapshot};
 
-use crate::documented;
-use crate::listen::{self, Told, lock};
-use crate::support::{LEASE, TIMEOUT};
+use super::documented;
+use super::listen::{self, Told, lock};
+use super::support::{LEASE, TIMEOUT};
 
 thread_local! {
     static ALSO: Cell<fn(&Cache)> = const { Cell::new(|_| {}) };
