@@ -340,15 +340,15 @@ pub(crate) fn found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// Opens a file and looks at it; `None` if it does not exist. Where a handle stands for a name, the file may have been
-/// replaced or removed between the two: then it is opened anew.
+/// Opens a file and takes a [glance](File::glance) at it; `None` if it does not exist. Where a handle stands for a name, the
+/// file may have been replaced or removed between the two: then it is opened anew.
 pub(crate) fn open_existing(
     dir: &dyn Dir,
     name: &str,
     access: Access,
 ) -> io::Result<Option<(Box<dyn File>, Metadata)>> {
     while let Some(file) = found(dir.open(name, access))? {
-        if let Some(metadata) = found(file.metadata())? {
+        if let Some(metadata) = found(file.glance())? {
             return Ok(Some((file, metadata)));
         }
     }

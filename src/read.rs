@@ -182,7 +182,7 @@ pub(crate) fn look<I: Intake>(entry: &Entry) -> Result<Look<I::Output>> {
 enum Again {
     /// Payload and tag do not go together: why, and what was seen.
     Mismatch(String, Version),
-    /// The payload was replaced while it was read, by a handle that stands for its name.
+    /// The payload was replaced while it was read, where a file system loses what has no name any more.
     Replaced,
 }
 
@@ -191,8 +191,15 @@ fn look_once<I: Intake>(entry: &Entry, root: &Root) -> Result<Result<Look<I::Out
     let path = || entry.path();
     let read_tag = || FoundTag::read(cx, root, &entry.name);
     let late = cx.mutated(Mutation::TagReadLate);
-    let payload = Payload::open(cx, root, &entry.name)?;
+    let mut payload = Payload::open(cx, root, &entry.name)?;
     let tag = if late { None } else { Some(read_tag()?) };
+    // No hash vouches for what has no tag, so it must not be the beginning of something longer.
+    if let Some(payload) = &mut payload
+        && tag.as_ref().is_none_or(|tag| tag.tag().is_none())
+    {
+        let looked = payload.look_closely();
+        looked.map_err(|error| Error::io("look at", path(), error))?;
+    }
     let metadata = payload.as_ref().map(|payload| payload.metadata);
     // Before a single byte is read: a sparse file may claim any length.
     if let (Some(tag), Some(metadata)) = (&tag, &metadata)

@@ -4,9 +4,9 @@ use cachelock_platform::{File, Metadata};
 
 use crate::cache::Entry;
 use crate::control::found;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::read::{Snapshot, Whole, look};
-use crate::state::{FoundTag, TagState, kept};
+use crate::state::{FoundTag, TagState, kept, known};
 
 impl Entry {
     /// A reader that remembers what it read last.
@@ -73,13 +73,18 @@ impl Reader {
         }
         self.last = None;
         let look = self.entry.of_key(look::<Whole>(&self.entry))?;
-        self.last = look.found.value().map(|(snapshot, file, metadata)| Last {
-            snapshot,
+        let Some((snapshot, file, metadata)) = look.found.value() else {
+            return Ok(None);
+        };
+        let payload = known(&*file, metadata)
+            .map_err(|error| Error::io("look at", self.entry.path(), error))?;
+        self.last = Some(Last {
+            snapshot: snapshot.clone(),
             _payload: kept(file),
-            payload: metadata,
+            payload,
             tag: look.tag,
         });
-        Ok(self.last.as_ref().map(|last| last.snapshot.clone()))
+        Ok(Some(snapshot))
     }
 
     /// Identity, length and time of both files. The tag's, too: a refresh may extend an entry's life without touching its

@@ -43,10 +43,16 @@ impl Payload {
         }
     }
 
+    /// Makes sure that length, time and identity are those of the open file.
+    pub(crate) fn look_closely(&mut self) -> io::Result<()> {
+        self.metadata = known(&*self.file, self.metadata)?;
+        Ok(())
+    }
+
     /// All of it, and what it is. A large one is hashed piece by piece, while what was read is still in the processor's
     /// cache, and all of them in a guest, of which the other hasher would be 2 KB.
     pub(crate) fn take_in(&self) -> io::Result<(Content, Arc<[u8]>)> {
-        let in_pieces = GUEST || (self.file.is_pinned() && self.metadata.len > PIECE as u64);
+        let in_pieces = GUEST || self.metadata.len > PIECE as u64;
         let mut hasher = in_pieces.then(Xxh3Default::new);
         let bytes = read_whole(&*self.file, self.metadata.len, |piece| {
             if let Some(hasher) = &mut hasher {
@@ -74,6 +80,14 @@ impl Payload {
             hasher.update(&piece[..read]);
             len += read as u64;
         }
+    }
+}
+
+/// What is known of an open file, of which perhaps only a [glance](File::glance) was taken.
+pub(crate) fn known(file: &dyn File, seen: Metadata) -> io::Result<Metadata> {
+    match seen.id {
+        FileId::UNKNOWN => file.metadata(),
+        _ => Ok(seen),
     }
 }
 
@@ -168,15 +182,12 @@ impl FoundTag {
         if metadata.len > TAG_MAX as u64 {
             return Ok(corrupt("is too long").into());
         }
-        // What is read of a handle that stands for a name may be another file, and longer.
-        let limit = match file.is_pinned() {
-            true => metadata.len as usize,
-            false => TAG_MAX,
-        };
-        let bytes =
-            found(read_up_to(&*file, limit)).map_err(|error| Error::io("read", path(), error))?;
+        // Of a longer one that has replaced the one that was glanced at, this is the beginning, which does not parse; the next
+        // attempt sees all of it.
+        let bytes = found(read_up_to(&*file, metadata.len as usize))
+            .map_err(|error| Error::io("read", path(), error))?;
         let Some(bytes) = bytes else {
-            // Replaced while it was read, where a handle stands for a name.
+            // Replaced while it was read, where a file system loses what has no name any more.
             return Self::read_once(cx, root, name, anew);
         };
         let state = match Tag::decode(&bytes) {
@@ -277,8 +288,8 @@ pub(crate) fn record_of<'t>(
 pub(crate) fn current_record(cx: &Context, root: &Root, name: &EntryName) -> Result<Record> {
     loop {
         match current_record_once(cx, root, name) {
-            // Replaced while it was read, where a handle stands for a name: this holder is overtaken, and finds out when it
-            // goes on.
+            // Replaced while it was read, where a file system loses what has no name any more: this holder is overtaken, and
+            // finds out when it goes on.
             Err(error) if lock::is_gone(&error) => {}
             found => return found,
         }
@@ -287,7 +298,11 @@ pub(crate) fn current_record(cx: &Context, root: &Root, name: &EntryName) -> Res
 
 fn current_record_once(cx: &Context, root: &Root, name: &EntryName) -> Result<Record> {
     let path = || cx.path.join(name.as_str());
-    let payload = Payload::open(cx, root, name)?;
+    let mut payload = Payload::open(cx, root, name)?;
+    if let Some(payload) = &mut payload {
+        let looked = payload.look_closely();
+        looked.map_err(|error| Error::io("look at", path(), error))?;
+    }
     let found = FoundTag::read(cx, root, name)?;
     if matches!(found.state, TagState::Forbidden) {
         // What it says must not be lost: generations never go back.

@@ -35,10 +35,8 @@ pub(crate) fn read_whole(
 ) -> io::Result<Arc<[u8]>> {
     let len = usize::try_from(len).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
     let mut filling = Filling::new(len)?;
-    // A handle that stands for a name opens it for each call.
-    let most = if file.is_pinned() { PIECE } else { len };
     while !filling.is_full() {
-        let piece = filling.read_from(file, most)?;
+        let piece = filling.read_from(file, PIECE)?;
         if piece.is_empty() {
             break;
         }

@@ -1,8 +1,10 @@
-//! Guests that are slow. They open their files by name for each call, so they find files gone, or others in their place, where
-//! natives find the files that they have opened.
+//! Guests that are slow. They open what they write by name for each call, and look at what they read before they open it, so they
+//! find files gone, or others in their place, where natives find the files that they have opened.
 //!
 //! A caller that is slow between its look and its claim claims an epoch that others have had and left behind meanwhile. They
 //! remove its files, and it must try again, as often as it takes. A holder that is slow is overtaken, and must say just that.
+
+use std::path::Path;
 
 use cachelock::platform::Platform;
 use cachelock::platform::memory::{Call, Op, Process, Task, World};
@@ -109,5 +111,46 @@ fn a_guest_that_is_overtaken_in_the_middle_of_a_beat_says_that_its_lease_is_lost
         overtake(&world, b"new");
         let error = world.finish(late).expect_err("it was overtaken");
         assert!(error.is_lease_lost(), "before {op:?}: {error}");
+    }
+}
+
+/// It has seen how long the file was before it opened another.
+#[test]
+fn a_guest_reads_all_of_a_file_that_has_replaced_the_one_that_it_looked_at() {
+    for (before, after) in [("short", "and now longer"), ("and longer", "short")] {
+        let world = World::simulated();
+        let maker = world.guest("maker");
+        maker
+            .create_dir_all(Path::new("/cache"))
+            .expect("there is room");
+        world.plant_file("/cache/entry", before.as_bytes());
+        let late = guest(&world, "slow", |_, cache| cache.entry("entry")?.read());
+        world.run_to(&late, |call| on_payload(call, Op::OpenRead));
+        world.plant_file("/cache/entry", after.as_bytes());
+        let snapshot = world.finish(late).expect("readable").expect("there");
+        assert_eq!(&snapshot[..], after.as_bytes(), "no part of it");
+    }
+}
+
+#[test]
+fn a_guest_that_reads_while_others_publish_gets_one_payload_whole() {
+    for stops in [Op::OpenRead, Op::Read] {
+        let world = World::simulated();
+        let first = guest(&world, "first", |_, cache| publish(cache, b"old"));
+        world.finish(first).expect("nobody disturbs it");
+        let late = guest(&world, "slow", |_, cache| cache.entry("entry")?.read());
+        for (who, bytes) in [
+            ("second", b"newer, and longer"),
+            ("third", b"as long as second"),
+        ] {
+            if !late.has_ended() {
+                world.run_until(&late, move |call| on_payload(call, stops));
+            }
+            let next = guest(&world, who, move |_, cache| publish(cache, bytes));
+            world.finish(next).expect("readers are in nobody's way");
+        }
+        let snapshot = world.finish(late).expect("no corruption").expect("there");
+        let payloads = [&b"old"[..], b"newer, and longer", b"as long as second"];
+        assert!(payloads.contains(&&snapshot[..]), "before {stops:?}: a mix");
     }
 }

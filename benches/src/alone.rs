@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::hint::black_box;
-use std::io::Read;
+use std::io::{Read, Seek};
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,6 +11,8 @@ use cachelock_bench::{
     KIB, MIB, atomic_write_file, cacache_read, cacache_write, cache, plain_replace, refresh,
     tempfile_under_fs4,
 };
+
+use xxhash_rust::xxh3::xxh3_128;
 
 use crate::report::{Goal, Row};
 use crate::run::Run;
@@ -115,10 +117,37 @@ pub(crate) fn reads(run: &Run) -> Vec<Row> {
         rows.push(Row::of(&what, &ours, ("std::fs::read", &plain), goal));
         rows.push(Row::of(&what, &ours, ("cacache", &cacache), Goal::None));
     }
+    rows.extend(parts(run));
     for (name, len) in [("4 KiB", 4 * KIB), ("64 MiB", 64 * MIB)] {
         rows.push(reread(run, name, len));
     }
     rows
+}
+
+/// What a verified read cannot do without: a copy out of the system's memory, and a hash of what was copied.
+fn parts(run: &Run) -> [Row; 2] {
+    let dirs = run.dirs(&run.disk, ["file"]);
+    let path = dirs.paths()[0].join("file");
+    fs::write(&path, vec![7; MIB]).unwrap();
+    let mut file = fs::File::open(&path).unwrap();
+    let mut warm = vec![0; MIB];
+    let bytes = vec![7; MIB];
+    let [copy, hash, plain] = alternate(
+        run.rounds(1000),
+        [
+            &mut || {
+                file.rewind().unwrap();
+                timed(|| file.read_exact(black_box(&mut warm)).unwrap())
+            },
+            &mut || timed(|| assert_ne!(xxh3_128(black_box(&bytes)), 0)),
+            &mut || timed(|| drop(black_box(fs::read(&path).unwrap()))),
+        ],
+    );
+    [
+        ("copy of 1 MiB into warm memory", copy),
+        ("hash of 1 MiB", hash),
+    ]
+    .map(|(what, part)| Row::of(what, &part, ("std::fs::read", &plain), Goal::None))
 }
 
 fn reread(run: &Run, name: &str, len: usize) -> Row {

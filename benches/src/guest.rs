@@ -64,6 +64,10 @@ fn calls(run: &Run, command: &Start<'_>) -> Vec<Row> {
     vec![
         of("verified read of 4 KiB", "open, read, close", 1.5),
         of("verified read of 1 MiB", "open, read, close", 1.5),
+        Row {
+            goal: Goal::None,
+            ..of("payload of 4 KiB and tag, bare", "open, read, close", 0.0)
+        },
         of("refresh of 4 KiB, no sync", "create, write, rename", 3.0),
     ]
 }

@@ -44,10 +44,10 @@ impl Filling {
                 .try_reserve_exact(len)
                 .map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
         }
-        let mut memory = Arc::new_uninit_slice(len);
+        let memory = Arc::new_uninit_slice(len);
         #[cfg(any(target_os = "linux", target_os = "android"))]
-        if let (LARGE.., Some(memory)) = (len, Arc::get_mut(&mut memory)) {
-            crate::unix::expect_to_fill(memory);
+        if len >= LARGE {
+            crate::unix::expect_to_fill(&memory);
         }
         Ok(Self { memory, len: 0 })
     }

@@ -304,14 +304,13 @@ pub enum Access {
 }
 
 /// An open file. The handle stays on the same file when that is renamed or unlinked, except in sandboxes, where a
-/// backend may open the file by name for each call; there every call may answer `NotFound`.
+/// backend may open a file that is written by name for each call; there every call may answer `NotFound`.
 pub trait File: Send + Sync {
-    /// Whether the handle may be kept between calls: it stays on its file, whatever happens to the name, and is not in the way of
-    /// whoever replaces or removes that name. If not, it is one of these:
+    /// Whether the handle may be kept when the library returns or waits: it stays on its file, whatever happens to the name, and
+    /// is not in the way of whoever replaces or removes that name. If not, it is one of these:
     ///
-    /// - It does not stay on its file: each call answers `NotFound` once the name is gone, and [`File::read_at`] also when
-    ///   the name is another file's than at the first read. One call never mixes two files.
-    /// - As long as it is open, the name cannot be replaced; see [`Platform::is_busy`].
+    /// - One that is written, and does not stay on its file: each call answers `NotFound` once the name is gone.
+    /// - As long as it is open, the name cannot be replaced, or might not be; see [`Platform::is_busy`].
     fn is_pinned(&self) -> bool {
         true
     }
@@ -321,6 +320,16 @@ pub trait File: Send + Sync {
     /// # Errors
     /// What the system says.
     fn metadata(&self) -> io::Result<Metadata>;
+
+    /// What is known of the file without a call, where each costs much: then it is what the name was like right before it was
+    /// opened, without an identity ([`FileId::UNKNOWN`]), and so perhaps another file's. Else as [`File::metadata`]. For
+    /// whoever finds out from what he reads whether it is right.
+    ///
+    /// # Errors
+    /// As [`File::metadata`].
+    fn glance(&self) -> io::Result<Metadata> {
+        self.metadata()
+    }
 
     /// Reads at most `buf.len()` bytes at `offset`; 0 is the end of the file. May return less than asked for.
     ///
@@ -408,6 +417,14 @@ pub struct FileId {
     pub device: u64,
     /// The file in it.
     pub inode: u128,
+}
+
+impl FileId {
+    /// Of a file that was not asked for its identity.
+    pub const UNKNOWN: Self = Self {
+        device: u64::MAX,
+        inode: u128::MAX,
+    };
 }
 
 /// What kind of object a name stands for.

@@ -41,6 +41,21 @@ fn compare(cache: &Cache, bare: &Descriptor, rounds: usize) {
         );
     }
     let payload = vec![7; 4 * KIB];
+    refresh(cache, "read", &payload);
+    let tags = bare
+        .open_at(
+            PathFlags::empty(),
+            ".cachelock/tags",
+            OpenFlags::DIRECTORY,
+            DescriptorFlags::READ,
+        )
+        .unwrap();
+    alternate(
+        rounds,
+        "payload of 4 KiB and tag, bare",
+        || read_both(bare, &tags),
+        || assert_eq!(read(bare, "read", 4 * KIB), 4 * KIB),
+    );
     alternate(
         rounds,
         "refresh of 4 KiB, no sync",
@@ -87,6 +102,21 @@ fn read(dir: &Descriptor, name: &str, len: usize) -> usize {
         if ended || piece.is_empty() {
             return bytes.len();
         }
+    }
+}
+
+/// What a verified read of a small payload cannot do without: both files are looked at, lest one is a FIFO, opened, read and
+/// closed.
+fn read_both(dir: &Descriptor, tags: &Descriptor) {
+    let open = |dir: &Descriptor| {
+        let seen = dir.stat_at(PathFlags::empty(), "read").unwrap();
+        let flags = DescriptorFlags::READ;
+        let file = dir.open_at(PathFlags::empty(), "read", OpenFlags::empty(), flags);
+        (file.unwrap(), seen.size)
+    };
+    let [payload, tag] = [dir, tags].map(open);
+    for (file, len) in [tag, payload] {
+        assert_eq!(file.read(len, 0).unwrap().0.len() as u64, len);
     }
 }
 

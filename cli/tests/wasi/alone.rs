@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Running, lacks};
+use crate::support::{Running, lacks, lacks_tool};
 use crate::{Ground, LIMIT, arguments, error_of, feed, finish, generation_of};
 
 #[test]
@@ -52,6 +52,63 @@ fn a_payload_of_some_megabytes_goes_in_and_out() {
     assert!(out.stdout == payload.as_bytes(), "another payload");
     let native = ground.native(&["read", "FILE"]).output().expect("it runs");
     assert!(native.stdout == payload.as_bytes(), "another payload");
+}
+
+/// In calls of the host, which are what a guest's reads take: payload and tag are looked at, since the open of a FIFO might take
+/// for ever, opened, and read once. And in this order: the payload is opened before the tag and read after it, and nothing stays
+/// open.
+#[test]
+fn a_guest_reads_an_entry_with_as_few_calls_as_two_files_take() {
+    if lacks_tool("strace") {
+        return;
+    }
+    let ground = Ground::new();
+    let ran = finish(&mut ground.native(&["refresh", "FILE"]), "payload");
+    assert_eq!(ran.code(), 0, "{ran}");
+    let log = ground.cache().with_file_name("calls");
+    let guest = ground.guest(&["read", "FILE"]);
+    let mut traced = Command::new("strace");
+    traced.args(["-f", "-qq", "-e", "trace=%file,%desc", "-o"]);
+    traced.arg(&log).arg(guest.get_program());
+    let ran = finish(traced.args(guest.get_args()), "");
+    assert_eq!((ran.code(), &*ran.stdout), (0, "payload"), "{ran}");
+    let log = fs::read_to_string(log).expect("strace has written it");
+    let mut open = Vec::new();
+    let mut calls = Vec::new();
+    for line in log.lines() {
+        let (_, call) = line.split_once(' ').expect("a process number");
+        let Some((name, arguments)) = call.trim_start().split_once('(') else {
+            continue;
+        };
+        let on = arguments.split([',', ')']).next().unwrap_or_default();
+        let file = open.iter().position(|(file, _)| file == on);
+        if arguments.contains(", \"entry\", ") {
+            if name == "openat2" {
+                let file = line.rsplit(' ').next().expect("its result");
+                open.push((file.to_owned(), calls.len()));
+            }
+            calls.push(format!("{name} by name"));
+        } else if let Some(file) = file {
+            let which = if open[file].1 == 1 { "payload" } else { "tag" };
+            calls.push(format!("{name} {which}"));
+            if name == "close" {
+                open.remove(file);
+            }
+        }
+    }
+    let expected = [
+        "statx by name",
+        "openat2 by name",
+        "statx payload", // Which wasmtime does by itself.
+        "statx by name",
+        "openat2 by name",
+        "statx tag",
+        "pread64 tag",
+        "close tag",
+        "pread64 payload",
+        "close payload",
+    ];
+    assert_eq!(calls, expected, "{log}");
 }
 
 #[test]

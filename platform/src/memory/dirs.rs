@@ -9,7 +9,7 @@ use super::disk::{Body, DirBody, Disk, FileBody, Ino, error};
 use super::files::{FileHandle, metadata};
 use super::state::{State, Watched};
 use super::step::{About, Context, Step};
-use crate::{Access, Dir, Event, File, FileKind, FileSystem, Metadata, Owner, Watch};
+use crate::{Access, Dir, Event, File, FileId, FileKind, FileSystem, Metadata, Owner, Watch};
 
 pub(super) struct DirHandle {
     context: Context,
@@ -50,7 +50,13 @@ impl DirHandle {
         format!("{}/{name}", self.path.trim_end_matches('/'))
     }
 
-    fn open_in(&self, state: &mut State, name: &str, access: Access) -> io::Result<FileHandle> {
+    fn open_in(
+        &self,
+        state: &mut State,
+        name: &str,
+        access: Access,
+        seen: Option<Metadata>,
+    ) -> io::Result<FileHandle> {
         let ino = match access {
             Access::CreateNew(mode) => {
                 // A guest cannot set modes: its files get what the host's umask leaves.
@@ -86,6 +92,7 @@ impl DirHandle {
             ino,
             (self.ino, &self.path, name),
             access,
+            seen,
         ))
     }
 }
@@ -141,8 +148,16 @@ impl Dir for DirHandle {
             Access::Write => Op::OpenWrite,
             Access::CreateNew(_) => Op::CreateNew,
         };
+        // A guest looks at the name first, and not again at what it has opened.
+        let seen = match access {
+            Access::Read | Access::Write if self.context.info.guest => Some(Metadata {
+                id: FileId::UNKNOWN,
+                ..self.stat(name)?
+            }),
+            _ => None,
+        };
         let mut step = self.begin(op, name)?;
-        let file = self.open_in(&mut step.state, name, access);
+        let file = self.open_in(&mut step.state, name, access, seen);
         step.end(file).map(|file| Box::new(file) as Box<dyn File>)
     }
 

@@ -28,8 +28,10 @@ pub(super) fn metadata(context: &Context, disk: &Disk, ino: Ino) -> Metadata {
 
 pub(super) struct FileHandle {
     context: Context,
-    /// The file that was opened. What a guest works on is asked of [`FileHandle::file`].
+    /// The file that was opened. What a guest writes to is asked of [`FileHandle::file`].
     ino: Ino,
+    /// What a guest has seen of the name before it was opened.
+    seen: Option<Metadata>,
     handle: u64,
     folder: Ino,
     dir: Arc<str>,
@@ -46,10 +48,12 @@ impl FileHandle {
         ino: Ino,
         (folder, dir, name): (Ino, &Arc<str>, &str),
         access: Access,
+        seen: Option<Metadata>,
     ) -> Self {
         Self {
             context: context.clone(),
             ino,
+            seen,
             handle: state.new_handle(),
             folder,
             dir: dir.clone(),
@@ -71,16 +75,11 @@ impl FileHandle {
         )
     }
 
-    /// The file that a call works on. A guest opens by name for each, and does not go on reading in another file.
+    /// The file that a call works on. A guest that writes opens by name for each.
     fn file(&self, disk: &Disk) -> io::Result<Ino> {
-        if !self.context.info.guest {
-            return Ok(self.ino);
-        }
-        let ino = disk.lookup(self.folder, &self.name)?;
-        if self.writes || ino == self.ino {
-            Ok(ino)
-        } else {
-            Err(error(ErrorKind::NotFound, "it was replaced"))
+        match self.context.info.guest && self.writes {
+            true => disk.lookup(self.folder, &self.name),
+            false => Ok(self.ino),
         }
     }
 
@@ -148,6 +147,10 @@ impl File for FileHandle {
         let (step, ino) = self.begin_on_file(Op::Metadata)?;
         let found = metadata(&self.context, &step.state.disk, ino);
         step.end(Ok(found))
+    }
+
+    fn glance(&self) -> io::Result<Metadata> {
+        self.seen.map_or_else(|| self.metadata(), Ok)
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {

@@ -133,7 +133,7 @@ impl Platform for Unix {
 /// Tells the system that all of `memory` is about to be written, so that it gives it in huge pages where it can. That is a
 /// fraction of the time that as many small ones take.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(super) fn expect_to_fill(memory: &mut [MaybeUninit<u8>]) {
+pub(super) fn expect_to_fill(memory: &[MaybeUninit<u8>]) {
     use rustix::mm::{Advice, madvise};
 
     let page = rustix::param::page_size();
@@ -141,7 +141,7 @@ pub(super) fn expect_to_fill(memory: &mut [MaybeUninit<u8>]) {
     let skip = memory.as_ptr().align_offset(page);
     let len = memory.len().saturating_sub(skip) / page * page;
     if len > 0 {
-        let first = memory[skip..].as_mut_ptr().cast();
+        let first = memory[skip..].as_ptr().cast_mut().cast();
         // SAFETY: all of it is ours, and the advice does not change what is in it.
         #[allow(unsafe_code)]
         let advised = unsafe { madvise(first, len, Advice::LinuxHugepage) };

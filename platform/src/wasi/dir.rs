@@ -160,19 +160,27 @@ pub(super) fn kind(kind: DescriptorType) -> FileKind {
     }
 }
 
-fn metadata(stat: &DescriptorStat, hash: &MetadataHashValue) -> Metadata {
+pub(super) fn metadata(stat: &DescriptorStat, hash: &MetadataHashValue) -> Metadata {
     Metadata {
-        kind: kind(stat.type_),
-        len: stat.size,
-        modified: stat
-            .data_modification_timestamp
-            .map_or(SystemTime::UNIX_EPOCH, system_time),
         // Half of the hash is enough for wasmtime, which makes both halves of device and inode. Other hosts put the
         // time of the last change into the upper half, and the inode into this one.
         id: FileId {
             device: 0,
             inode: hash.lower.into(),
         },
+        ..glance(stat)
+    }
+}
+
+/// All but the identity, which takes another call.
+pub(super) fn glance(stat: &DescriptorStat) -> Metadata {
+    Metadata {
+        kind: kind(stat.type_),
+        len: stat.size,
+        modified: stat
+            .data_modification_timestamp
+            .map_or(SystemTime::UNIX_EPOCH, system_time),
+        id: FileId::UNKNOWN,
         links: stat.link_count,
         mode: None,
         owner: Owner::Unknown,

@@ -1,16 +1,19 @@
-//! Files that are opened by name for each call; the parent module says why.
+//! Files. One that is read is open for as long as somebody has it, which is never longer than one call of the library; one
+//! that is written is a name, opened for each call. The parent module says why.
 //!
-//! For writers that is as good as a handle: the names of claims and stages are never used twice. A payload's name gets
-//! another file with each publish, so a file that is read remembers what it has read from, and says "not found" rather
-//! than go on with the bytes of another.
+//! For writers a name is as good as a handle: the names of claims and stages are never used twice. A payload's name gets
+//! another file with each publish, and whoever reads must not go on with the bytes of another.
 
 use std::io;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::mem::MaybeUninit;
+use std::sync::{Arc, OnceLock};
 
 use wasi::clocks::wall_clock;
-use wasi::filesystem::types::{Descriptor, DescriptorFlags, NewTimestamp, OpenFlags};
+use wasi::filesystem::types::{
+    Descriptor, DescriptorFlags, DescriptorStat, NewTimestamp, OpenFlags,
+};
 
-use super::dir::{NO_FOLLOW, kind, stat};
+use super::dir::{NO_FOLLOW, glance, kind, metadata, stat};
 use super::error::{call, error, unsupported};
 use crate::{Access, File, FileKind, Metadata, Quoted, failure};
 
@@ -20,21 +23,14 @@ use crate::{Access, File, FileKind, Metadata, Quoted, failure};
 /// system it is the server's.
 static KNOWS_NOW: OnceLock<bool> = OnceLock::new();
 
-/// A name of a file.
+/// A file by its name.
 pub(super) struct WasiFile {
     directory: Arc<Descriptor>,
     name: String,
-    /// `None` for a file that is written.
-    read: Option<Mutex<Read>>,
-}
-
-/// What was read so far.
-#[derive(Default)]
-struct Read {
-    /// From which file: changes with the file, and on some hosts with what is in it.
-    from: Option<(u64, u64)>,
-    /// Where it ended. Asking again would take another open, and there might be another file by then.
-    end: Option<u64>,
+    /// What the name was like right before the file was opened; not of one that was created.
+    seen: Option<DescriptorStat>,
+    /// The open file, if it is read.
+    open: Option<Descriptor>,
 }
 
 impl WasiFile {
@@ -43,10 +39,11 @@ impl WasiFile {
         name: &str,
         access: Access,
     ) -> io::Result<Self> {
-        let file = Self {
+        let mut file = Self {
             directory: directory.clone(),
             name: name.to_owned(),
-            read: (access == Access::Read).then(Mutex::default),
+            seen: None,
+            open: None,
         };
         if let Access::CreateNew(_) = access {
             let flags = DescriptorFlags::READ | DescriptorFlags::WRITE;
@@ -55,24 +52,20 @@ impl WasiFile {
             return Ok(file);
         }
         // Looked at first: to open a FIFO could take for ever.
-        match kind(call(|| directory.stat_at(NO_FOLLOW, name))?.type_) {
-            FileKind::Symlink => Err(failure(
+        let seen = call(|| directory.stat_at(NO_FOLLOW, name))?;
+        if kind(seen.type_) != FileKind::File {
+            return Err(failure(
                 io::ErrorKind::Other,
-                format!(
-                    "{} is a symbolic link, which is not followed here",
-                    Quoted(name)
-                ),
-            )),
-            FileKind::File => {
-                // So that a file that may not be opened is an error here, and not at its first use.
-                let flags = match access {
-                    Access::Read => DescriptorFlags::READ,
-                    _ => DescriptorFlags::WRITE,
-                };
-                file.handle(flags).map(|_| file)
-            }
-            FileKind::Directory | FileKind::Other => Ok(file),
+                format!("{} is no ordinary file, and is not opened", Quoted(name)),
+            ));
         }
+        file.seen = Some(seen);
+        // A file that may not be opened is an error here, and not at its first use.
+        match access {
+            Access::Read => file.open = Some(file.handle(DescriptorFlags::READ)?),
+            _ => drop(file.handle(DescriptorFlags::WRITE)?),
+        }
+        Ok(file)
     }
 
     fn set_modified(&self, time: NewTimestamp) -> io::Result<()> {
@@ -89,6 +82,16 @@ impl WasiFile {
         Ok(stat(&self.directory, &self.name)?.modified >= before)
     }
 
+    /// What one call of the host reads.
+    fn read(&self, len: usize, offset: u64) -> io::Result<Vec<u8>> {
+        let read = |file: &Descriptor| call(|| file.read(len as u64, offset));
+        let (bytes, _) = match &self.open {
+            Some(file) => read(file),
+            None => read(&self.handle(DescriptorFlags::READ)?),
+        }?;
+        Ok(bytes)
+    }
+
     /// Closed when dropped, which cannot fail.
     fn handle(&self, flags: DescriptorFlags) -> io::Result<Descriptor> {
         call(|| {
@@ -100,44 +103,38 @@ impl WasiFile {
 
 impl File for WasiFile {
     fn metadata(&self) -> io::Result<Metadata> {
-        stat(&self.directory, &self.name)
+        match &self.open {
+            Some(file) => {
+                let hash = call(|| file.metadata_hash())?;
+                Ok(metadata(&call(|| file.stat())?, &hash))
+            }
+            None => stat(&self.directory, &self.name),
+        }
+    }
+
+    fn glance(&self) -> io::Result<Metadata> {
+        self.seen
+            .as_ref()
+            .map_or_else(|| self.metadata(), |seen| Ok(glance(seen)))
     }
 
     fn is_pinned(&self) -> bool {
         false
     }
 
-    /// As much as there is: whoever asks for all of a file gets it from one open file.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let read = self.read.as_ref();
-        let mut read = read.map(|read| read.lock().unwrap_or_else(PoisonError::into_inner));
-        let end = read.as_ref().and_then(|read| read.end);
-        if end.is_some_and(|end| offset >= end) {
-            return Ok(0);
-        }
-        let file = self.handle(DescriptorFlags::READ)?;
-        if let Some(read) = &mut read {
-            let hash = call(|| file.metadata_hash())?;
-            let this = (hash.upper, hash.lower);
-            if *read.from.get_or_insert(this) != this {
-                let replaced = "it was replaced by another file while it was read";
-                return Err(failure(io::ErrorKind::NotFound, replaced));
-            }
-        }
-        let mut filled = 0;
-        while filled < buf.len() {
-            let at = offset + filled as u64;
-            let (bytes, ended) = call(|| file.read((buf.len() - filled) as u64, at))?;
-            buf[filled..filled + bytes.len()].copy_from_slice(&bytes);
-            filled += bytes.len();
-            if ended || bytes.is_empty() {
-                if let Some(read) = &mut read {
-                    read.end = Some(offset + filled as u64);
-                }
-                break;
-            }
-        }
-        Ok(filled)
+        let bytes = self.read(buf.len(), offset)?;
+        buf[..bytes.len()].copy_from_slice(&bytes);
+        Ok(bytes.len())
+    }
+
+    fn read_new_at<'b>(
+        &self,
+        buf: &'b mut [MaybeUninit<u8>],
+        offset: u64,
+    ) -> io::Result<&'b mut [u8]> {
+        let bytes = self.read(buf.len(), offset)?;
+        Ok(buf[..bytes.len()].write_copy_of_slice(&bytes))
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {

@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | [`preopens`] | from a path to the preopened directory that it is in |
 //! | [`dir`] | directories: open, create, rename, unlink, list, stat |
-//! | [`mod@file`] | files, opened by name for each call |
+//! | [`mod@file`] | files: one that is written is opened by name for each call |
 //! | [`error`] | from WASI's error codes to kinds |
 //! | [`event`] | the monotonic clock and waiting |
 //! | `libc` | for a component: the little of the C library that it needs |
@@ -17,10 +17,11 @@
 //!
 //! # No file stays open
 //!
-//! Between two calls no file is open. A host on Windows opens a guest's files so that nobody can rename or remove
-//! them, and a guest cannot find out where its host runs: one open file would block everybody's fence, release and
-//! publish. So a [`File`](crate::File) here is a name, and each call opens, acts and closes. Directories do stay open:
-//! nothing ever renames or removes one of those.
+//! Between two calls of the library no file is open. A host on Windows opens a guest's files so that nobody can rename or
+//! remove them, and a guest cannot find out where its host runs: one open file would block everybody's fence, release and
+//! publish. So a [`File`](crate::File) that is written, which the library may keep, is a name here, and each call opens, acts
+//! and closes. One that is read the library lets go before it returns or waits, so that is an open file. Directories do stay
+//! open: nothing ever renames or removes one of those.
 
 use std::io;
 use std::path::{Path, PathBuf};
