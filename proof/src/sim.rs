@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cachelock::platform::FileKind;
 use cachelock::platform::memory::World;
-use cachelock::{Cache, Error, Published};
+use cachelock::{Cache, Error, Mutation, Published};
 
 use crate::support::{LEASE, builder, publish, read, residue};
 
@@ -77,15 +77,26 @@ pub(crate) fn find(world: &World) -> Result<Found, Error> {
 
 /// Lets another process refresh, which must succeed within `limit` and leave nothing lying about. `before`: what was there.
 pub(crate) fn next_refresh(world: &World, before: &Found, limit: Duration) -> Result<(), String> {
-    let (found, left) = refresh(world, before, limit)?;
+    next_refresh_with(world, before, limit, None)
+}
+
+/// The same with a defect.
+pub(crate) fn next_refresh_with(
+    world: &World,
+    before: &Found,
+    limit: Duration,
+    mutation: Option<Mutation>,
+) -> Result<(), String> {
+    let (found, left) = refresh(world, before, limit, mutation)?;
     let wants = |left: &[String]| left.iter().all(|name| name.starts_with("want-"));
     if left.is_empty() {
         return Ok(());
     }
-    // A dead waiter's want stops nobody, and is swept when it is three leases old.
+    // One of a dead waiter that nobody has given way to, for it had waited for no longer. It stops nobody, and is swept when it
+    // is three leases old.
     if wants(&left) {
         world.advance(LEASE * 4);
-        let (_, left) = refresh(world, &found, limit)?;
+        let (_, left) = refresh(world, &found, limit, mutation)?;
         if left.is_empty() {
             return Ok(());
         }
@@ -94,10 +105,19 @@ pub(crate) fn next_refresh(world: &World, before: &Found, limit: Duration) -> Re
 }
 
 /// One refresh: what is there then, and what is left in the control directory.
-fn refresh(world: &World, before: &Found, limit: Duration) -> Result<(Found, Vec<String>), String> {
+fn refresh(
+    world: &World,
+    before: &Found,
+    limit: Duration,
+    mutation: Option<Mutation>,
+) -> Result<(Found, Vec<String>), String> {
     let begun = world.now();
     let process = world.process("next");
-    let cache = builder(&process).open().map_err(|e| e.to_string())?;
+    let cache = match mutation {
+        Some(mutation) => builder(&process).mutation(mutation),
+        None => builder(&process),
+    };
+    let cache = cache.open().map_err(|e| e.to_string())?;
     let task = world.spawn(&process, "main", move || publish(&cache, NEXT));
     let published = world
         .finish(task)
