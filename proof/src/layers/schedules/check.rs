@@ -192,10 +192,12 @@ impl Scene {
                 .metadata(&path)
                 .is_some_and(|claim| claim.len > 0)
         };
-        // Only what a guest has claimed and written, or a native without the gate, is waited for; and the last one decides.
-        let lease_alone = self.actors.iter().any(|actor| actor.guest) || stood_still;
+        // A guest's claim is waited for if it was written; the last one decides. And whoever has gone past a frozen gate may have
+        // a thread that was granted the kernel lock since, and that stands still now like everybody but the next.
+        let guests = self.actors.iter().any(|actor| actor.guest);
         let limit = match left.iter().rfind(is_claim) {
-            Some(last) if lease_alone && is_written(last) => LEASE + LEASE / 2,
+            _ if stood_still => LEASE + LEASE / 2,
+            Some(last) if guests && is_written(last) => LEASE + LEASE / 2,
             _ => Duration::from_millis(300),
         };
         debug_assert_ne!(OLD, NEXT);

@@ -170,11 +170,18 @@ mod tests {
 
     /// Drawn schedules that have failed once: seed, number, and what was wrong. What a seed draws changes with the draws above and
     /// with the library's steps, so what was wrong has a test of its own, too. To run one alone, add it here.
-    const FAILED: [(u64, usize, &str); 1] = [(
-        818_500_927,
-        24_551,
-        "the next refresh left a dead waiter's want (`tests/fairness.rs`)",
-    )];
+    const FAILED: [(u64, usize, &str); 2] = [
+        (
+            818_500_927,
+            24_551,
+            "the next refresh left a dead waiter's want (`tests/fairness.rs`)",
+        ),
+        (
+            818_500_927,
+            48_028,
+            "the check: a thread that got the kernel lock in vain stands still, too, while the next refreshes",
+        ),
+    ];
 
     #[test]
     fn schedules_that_have_failed_once_pass() {
