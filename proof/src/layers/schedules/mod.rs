@@ -98,16 +98,24 @@ impl Schedules {
         Ok(distinct)
     }
 
-    fn draw(plan: &Plan, runs: u64) -> Result<u64, Broken> {
-        let numbers: Vec<usize> = (0..usize::try_from(runs).unwrap_or(usize::MAX)).collect();
-        let batches: Vec<&[usize]> = numbers.chunks(BATCH).collect();
-        let seen = each(plan.jobs, &batches, |batch| {
-            let starts = Starts::new();
-            let ran = batch.iter().map(|number| draw(&starts, plan.seed, *number));
-            ran.collect::<Result<Vec<u64>, Broken>>()
-        })?;
-        let distinct: HashSet<u64> = seen.into_iter().flatten().collect();
-        Ok(distinct.len() as u64)
+    /// Draws until there are `target` different ones, or twice as many were drawn.
+    fn draw(plan: &Plan, target: u64) -> Result<u64, Broken> {
+        let target = usize::try_from(target).unwrap_or(usize::MAX);
+        let (mut seen, mut drawn) = (HashSet::new(), 0);
+        while seen.len() < target && drawn < 2 * target {
+            let more = target - seen.len() + BATCH;
+            let numbers: Vec<usize> = (drawn..drawn + more).collect();
+            let batches: Vec<&[usize]> = numbers.chunks(BATCH).collect();
+            let found = each(plan.jobs, &batches, |batch| {
+                let starts = Starts::new();
+                let ran = batch.iter().map(|number| draw(&starts, plan.seed, *number));
+                ran.collect::<Result<Vec<u64>, Broken>>()
+            })?;
+            seen.extend(found.into_iter().flatten());
+            drawn += more;
+        }
+        println!("    {} different ones of {drawn} drawn", seen.len());
+        Ok(seen.len() as u64)
     }
 }
 
@@ -142,7 +150,7 @@ impl Layer for Schedules {
     fn run(&self, plan: &Plan) -> Result<Outcome, Broken> {
         let searched = Self::search(plan)?;
         let target = plan.size.pick(2_000, 500_000, 5_000_000);
-        let drawn = Self::draw(plan, target + target / 50)?;
+        let drawn = Self::draw(plan, target)?;
         let controls = each(plan.jobs, &CONTROLS, |mutation| {
             let starts = Starts::new();
             let caught = narrow()
