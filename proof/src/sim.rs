@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cachelock::platform::FileKind;
 use cachelock::platform::memory::World;
-use cachelock::{Cache, Error, Published};
+use cachelock::{Cache, Error, Mutation, Published};
 
 use crate::support::{LEASE, builder, publish, read, residue};
 
@@ -77,8 +77,18 @@ pub(crate) fn find(world: &World) -> Result<Found, Error> {
 
 /// Lets another process refresh, which must succeed within `limit` and leave nothing lying about. `before`: what was there.
 pub(crate) fn next_refresh(world: &World, before: &Found, limit: Duration) -> Result<(), String> {
-    let (found, left) = refresh(world, before, limit)?;
-    all_go(world, &found, left, limit)
+    next_refresh_with(world, before, limit, None)
+}
+
+/// The same with a defect.
+pub(crate) fn next_refresh_with(
+    world: &World,
+    before: &Found,
+    limit: Duration,
+    mutation: Option<Mutation>,
+) -> Result<(), String> {
+    let (found, left) = refresh(world, before, limit, mutation)?;
+    all_go(world, &found, left, limit, mutation)
 }
 
 /// The same after a power cut. It may have left claims above the head, which stay until the head has passed them.
@@ -87,23 +97,30 @@ pub(crate) fn refresh_after_power_cut(
     before: &Found,
     limit: Duration,
 ) -> Result<(), String> {
-    let (mut found, mut left) = refresh(world, before, limit)?;
+    let (mut found, mut left) = refresh(world, before, limit, None)?;
     for _ in 0..3 {
         if left.is_empty() || left.iter().any(|name| !name.starts_with("claim-")) {
             break;
         }
-        (found, left) = refresh(world, &found, limit)?;
+        (found, left) = refresh(world, &found, limit, None)?;
     }
-    all_go(world, &found, left, limit)
+    all_go(world, &found, left, limit, None)
 }
 
-/// Nothing is left, or a dead waiter's want, which stops nobody and is swept when it is three leases old.
-fn all_go(world: &World, found: &Found, left: Vec<String>, limit: Duration) -> Result<(), String> {
+/// Nothing is left, or the want of a dead waiter that nobody has given way to, for it had waited for no longer. It stops nobody,
+/// and is swept when it is three leases old.
+fn all_go(
+    world: &World,
+    found: &Found,
+    left: Vec<String>,
+    limit: Duration,
+    mutation: Option<Mutation>,
+) -> Result<(), String> {
     let wants = left.iter().all(|name| name.starts_with("want-"));
     let left = match wants && !left.is_empty() {
         true => {
             world.advance(LEASE * 4);
-            refresh(world, found, limit)?.1
+            refresh(world, found, limit, mutation)?.1
         }
         false => left,
     };
@@ -114,10 +131,19 @@ fn all_go(world: &World, found: &Found, left: Vec<String>, limit: Duration) -> R
 }
 
 /// One refresh: what is there then, and what is left in the control directory.
-fn refresh(world: &World, before: &Found, limit: Duration) -> Result<(Found, Vec<String>), String> {
+fn refresh(
+    world: &World,
+    before: &Found,
+    limit: Duration,
+    mutation: Option<Mutation>,
+) -> Result<(Found, Vec<String>), String> {
     let begun = world.now();
     let process = world.process("next");
-    let cache = builder(&process).open().map_err(|e| e.to_string())?;
+    let cache = match mutation {
+        Some(mutation) => builder(&process).mutation(mutation),
+        None => builder(&process),
+    };
+    let cache = cache.open().map_err(|e| e.to_string())?;
     let task = world.spawn(&process, "main", move || publish(&cache, NEXT));
     let published = world
         .finish(task)

@@ -162,6 +162,7 @@ impl World {
             policy,
             steps,
             options: Vec::new(),
+            runnable: Vec::new(),
         }) {
             Stop::Background(text) => self.fail(&text),
             Stop::Asking(panic) => resume_unwind(panic),

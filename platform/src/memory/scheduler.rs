@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use super::carriers;
 use super::host;
 use super::state::State;
-use super::threads::{Ending, Policy, Run, Runnable, Status, Stop, Turn, Wake};
+use super::threads::{Ending, Policy, Run, Status, Stop, Turn, Wake};
 
 /// Real time without a step before the driver gives up: some thread waits for something that is not the platform.
 const STUCK: Duration = Duration::from_secs(60);
@@ -133,8 +133,13 @@ impl Shared {
     }
 
     fn ask<'a>(&'a self, mut state: Guard<'a>, run: &mut Run) -> (Guard<'a>, Result<usize, Stop>) {
-        let options = &run.options;
-        match &mut run.policy {
+        let Run {
+            options,
+            runnable,
+            policy,
+            ..
+        } = run;
+        match policy {
             Policy::Until(stop_before) => {
                 let thread = state.fair(options);
                 if !matches!(state.threads[thread].status, Status::Parked { seen: false }) {
@@ -157,11 +162,9 @@ impl Shared {
                 if let ([only], false) = (&options[..], *each_step) {
                     return (state, Ok(*only));
                 }
-                let runnable: Vec<Runnable> = options
-                    .iter()
-                    .map(|&thread| state.runnable(thread))
-                    .collect();
-                let (state, answer) = self.outside(state, || choose(&runnable));
+                runnable.extend(options.iter().map(|&thread| state.runnable(thread)));
+                let (state, answer) = self.outside(state, || choose(runnable));
+                runnable.clear();
                 let chosen = match answer {
                     Ok(Some(index)) => Ok(options[index % options.len()]),
                     Ok(None) => Err(Stop::Chosen),

@@ -11,7 +11,7 @@ use super::carriers;
 use super::disk::Ino;
 use super::scheduler::{Guard, Shared};
 use super::state::{Fault, Info, State};
-use super::threads::{Block, Killed, Status};
+use super::threads::{Block, Killed, Status, Thread};
 
 /// What a call is about, for [`Call`].
 #[derive(Clone, Copy, Default)]
@@ -35,10 +35,12 @@ impl Context {
         let thread = self.shared.current();
         let mut state = self.shared.lock();
         self.check_alive(&state, thread)?;
-        let call = (!self.shared.live || !state.faults.is_empty())
-            .then(|| Arc::new(self.describe(&state, op, about)));
-        if let (Some(me), Some(call)) = (thread, &call) {
-            state.threads[me].call = call.clone();
+        let call = match thread {
+            Some(me) => Some(self.note_call(&mut state.threads[me], op, about)),
+            None if self.shared.live && state.faults.is_empty() => None,
+            None => Some(Arc::new(self.call("driver".into(), op, about))),
+        };
+        if let Some(me) = thread {
             if carriers::may_switch() {
                 state.threads[me].status = Status::Parked { seen: false };
                 state = self.shared.pass(state, me);
@@ -64,19 +66,30 @@ impl Context {
         Ok(step)
     }
 
-    fn describe(&self, state: &State, op: Op, about: About<'_>) -> Call {
-        let label = self
-            .shared
-            .current()
-            .map(|thread| state.threads[thread].label.clone());
+    fn call(&self, thread: Arc<str>, op: Op, about: About<'_>) -> Call {
         Call {
             process: self.info.name.clone(),
-            thread: label.unwrap_or_else(|| "driver".into()),
+            thread,
             op,
-            dir: about.dir.cloned().unwrap_or_else(|| "".into()),
+            dir: about.dir.cloned().unwrap_or_default(),
             name: about.name.to_owned(),
             to: about.to.map(str::to_owned),
         }
+    }
+
+    /// Says what the thread is about to do. An exploration makes hundreds of millions of calls, so this one takes the place of the
+    /// last one if nobody has kept that.
+    fn note_call(&self, thread: &mut Thread, op: Op, about: About<'_>) -> Arc<Call> {
+        match Arc::get_mut(&mut thread.call).filter(|last| last.process == self.info.name) {
+            None => thread.call = Arc::new(self.call(thread.label.clone(), op, about)),
+            Some(call) => {
+                call.op = op;
+                call.dir = about.dir.cloned().unwrap_or_default();
+                about.name.clone_into(&mut call.name);
+                call.to = about.to.map(str::to_owned);
+            }
+        }
+        thread.call.clone()
     }
 
     /// A dead process makes no call: its thread ends here, or, when it is ending already, gets an error.

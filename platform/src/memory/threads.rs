@@ -122,6 +122,8 @@ pub(super) struct Run {
     pub(super) policy: Policy,
     pub(super) steps: u64,
     pub(super) options: Vec<usize>,
+    /// What a choice is asked about; empty in between, and here to be used again.
+    pub(super) runnable: Vec<Runnable>,
 }
 
 /// Why a run is over.

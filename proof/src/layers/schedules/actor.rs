@@ -3,18 +3,26 @@
 use std::collections::HashSet;
 use std::io::Write as _;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use cachelock::{Cache, Error, GetError, Policy};
 
-use crate::sim::Found;
+use crate::sim::{Found, OLD};
 use crate::threads::locked;
+
+/// For how long what is absent is known to be.
+const VALID_FOR: Duration = Duration::from_secs(60);
 
 /// What a process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Does {
     /// Publishes so many times.
     Publish(usize),
-    /// The same from each of two threads, which queue up.
+    /// Publishes once more what was there before.
+    Again,
+    /// Publishes that there is nothing.
+    Absent,
+    /// Publishes from each of two threads, which queue up.
     Pair,
     /// Gets the entry, and publishes it if it is missing.
     Get,
@@ -37,12 +45,15 @@ impl Actor {
         thread: usize,
         log: &Mutex<Log>,
     ) -> Vec<Said> {
-        let publish = |bytes| publishes(cache, who, bytes, log);
+        let publish = |content| publishes(cache, who, content, log);
+        let bytes = |bytes: String| Some(bytes.into_bytes());
         match self.does {
             Does::Publish(times) => (0..times)
-                .map(|time| publish(format!("{who} {time}")))
+                .map(|time| publish(bytes(format!("{who} {time}"))))
                 .collect(),
-            Does::Pair => vec![publish(format!("{who} thread {thread}"))],
+            Does::Again => vec![publish(Some(OLD.to_vec()))],
+            Does::Absent => vec![publish(None)],
+            Does::Pair => vec![publish(bytes(format!("{who} thread {thread}")))],
             Does::Get => vec![gets(cache, who, log)],
             Does::Read(times) => (0..times).map(|_| reads(cache)).collect(),
         }
@@ -57,32 +68,42 @@ pub(super) struct Log {
     pub(super) stood_still: HashSet<usize>,
     pub(super) overlap: Option<String>,
     pub(super) produced: usize,
+    /// Somebody has deleted the gate.
+    pub(super) ungated: bool,
 }
+
+/// What was published: these bytes, or that there is nothing.
+pub(super) type Content = Option<Vec<u8>>;
 
 /// What came of one task.
 #[derive(Debug, Clone)]
 pub(super) enum Said {
-    Published(u64, Vec<u8>),
+    Published(u64, Content),
     Read(Found),
     /// It published, and was given what others have published since.
     Surpassed(Found),
     /// Overtaken, or out of time.
-    Gave(String, Vec<u8>),
+    Gave(String, Content),
     Wrong(String),
 }
 
-fn publishes(cache: &Cache, who: usize, bytes: String, log: &Mutex<Log>) -> Said {
-    let bytes = bytes.into_bytes();
+fn publishes(cache: &Cache, who: usize, content: Content, log: &Mutex<Log>) -> Said {
     let publish = || -> Result<u64, Error> {
         let mut refresh = cache.entry("entry")?.refresh()?;
-        refresh.write_all(&bytes).expect("it stays in the buffer");
+        if let Some(bytes) = &content {
+            refresh.write_all(bytes).expect("it stays in the buffer");
+        }
         let held = held(who, log, || refresh.check_held());
         held?;
-        Ok(refresh.publish()?.generation)
+        let published = match content {
+            Some(_) => refresh.publish(),
+            None => refresh.publish_absent(VALID_FOR),
+        };
+        Ok(published?.generation)
     };
     match publish() {
-        Ok(generation) => Said::Published(generation, bytes),
-        Err(error) => failed(&error, bytes),
+        Ok(generation) => Said::Published(generation, content),
+        Err(error) => failed(&error, content),
     }
 }
 
@@ -100,9 +121,9 @@ fn held<R>(who: usize, log: &Mutex<Log>, work: impl FnOnce() -> R) -> R {
     result
 }
 
-fn failed(error: &Error, bytes: Vec<u8>) -> Said {
+fn failed(error: &Error, content: Content) -> Said {
     match error.is_lease_lost() || error.is_timeout() {
-        true => Said::Gave(error.to_string(), bytes),
+        true => Said::Gave(error.to_string(), content),
         false => Said::Wrong(error.to_string()),
     }
 }
@@ -125,15 +146,15 @@ fn gets(cache: &Cache, who: usize, log: &Mutex<Log>) -> Said {
             let generation = snapshot.meta().generation;
             match (produced, generation) {
                 (true, Some(generation)) if snapshot[..] == bytes[..] => {
-                    Said::Published(generation, bytes)
+                    Said::Published(generation, Some(bytes))
                 }
                 (true, _) => Said::Surpassed(Found::Value(snapshot.to_vec(), generation)),
                 _ => Said::Read(Found::Value(snapshot.to_vec(), generation)),
             }
         }
         Ok(None) => Said::Wrong("it got nothing".to_owned()),
-        Err(GetError::Cache(error)) => failed(&error, bytes),
-        Err(GetError::Produce(error)) => Said::Gave(error.to_string(), bytes),
+        Err(GetError::Cache(error)) => failed(&error, Some(bytes)),
+        Err(GetError::Produce(error)) => Said::Gave(error.to_string(), Some(bytes)),
     }
 }
 

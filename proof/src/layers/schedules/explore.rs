@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use cachelock::platform::memory::{Call, Op};
+
 use super::scene::{Act, Strategy, View, process_of};
 use crate::random::Random;
 use crate::threads::locked;
@@ -12,10 +14,34 @@ use crate::threads::locked;
 pub(super) enum Kinds {
     /// Another thread goes on.
     Switches,
-    /// Or a process stands still, or wakes up.
+    /// Or somebody deletes the gate.
+    Ungates,
+    /// A process stands still, or wakes up.
+    Sleeps,
+    /// Both: threads go on, processes stand still and wake up.
     Freezes,
-    /// Or one is killed, or the clock is set.
+    /// All that, and one is killed, or the clock is set.
     All,
+}
+
+/// Before which steps something may intervene.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Before {
+    /// Any.
+    Any,
+    /// Those by which processes tell each other something: changes of names, listings, looks at claims and their records.
+    Telling,
+}
+
+impl Before {
+    fn includes(self, call: &Call) -> bool {
+        match call.op {
+            _ if self == Before::Any => true,
+            Op::CreateNew | Op::Rename | Op::Unlink | Op::List => true,
+            Op::Stat | Op::Write => call.name.starts_with("claim-"),
+            _ => false,
+        }
+    }
 }
 
 /// One intervention: at which step, and which of those that were possible there.
@@ -26,18 +52,24 @@ pub(super) type Possible = Arc<Mutex<Vec<u8>>>;
 
 /// Intervenes as told, and nowhere else. Without interventions whoever goes on goes on.
 pub(super) struct Told {
-    pub(super) interventions: Vec<Intervention>,
-    pub(super) kinds: Kinds,
-    pub(super) possible: Possible,
+    interventions: Vec<Intervention>,
+    kinds: Kinds,
+    before: Before,
+    possible: Possible,
     step: usize,
 }
 
 impl Told {
-    pub(super) fn new(interventions: Vec<Intervention>, kinds: Kinds) -> (Self, Possible) {
+    pub(super) fn new(
+        interventions: Vec<Intervention>,
+        kinds: Kinds,
+        before: Before,
+    ) -> (Self, Possible) {
         let possible = Possible::default();
         let told = Told {
             interventions,
             kinds,
+            before,
             possible: possible.clone(),
             step: 0,
         };
@@ -48,17 +80,21 @@ impl Told {
 /// All that could intervene at this step.
 fn possible(view: &View<'_>, kinds: Kinds) -> Vec<Act> {
     let mut acts = Vec::with_capacity(8);
-    let switches = (0..view.options.len()).filter(|index| *index != view.default);
-    acts.extend(switches.map(Act::Go));
-    if kinds != Kinds::Switches {
+    if kinds != Kinds::Sleeps {
+        let switches = (0..view.options.len()).filter(|index| *index != view.default);
+        acts.extend(switches.map(Act::Go));
+    }
+    if matches!(kinds, Kinds::Sleeps | Kinds::Freezes | Kinds::All) {
         if view.others {
             acts.push(Act::Freeze);
         }
         let frozen = (0..view.frozen.len()).filter(|process| view.frozen[*process]);
         acts.extend(frozen.map(Act::Thaw));
     }
-    if kinds == Kinds::All {
-        acts.extend([Act::Kill, Act::Clock(3600), Act::Clock(-3600)]);
+    match kinds {
+        Kinds::All => acts.extend([Act::Kill, Act::Clock(3600), Act::Clock(-3600)]),
+        Kinds::Ungates => acts.push(Act::Ungate),
+        Kinds::Switches | Kinds::Sleeps | Kinds::Freezes => {}
     }
     acts
 }
@@ -67,7 +103,10 @@ impl Strategy for Told {
     fn act(&mut self, view: &View<'_>) -> Act {
         let step = self.step;
         self.step += 1;
-        let acts = possible(view, self.kinds);
+        let acts = match self.before.includes(&view.options[view.default].call) {
+            true => possible(view, self.kinds),
+            false => Vec::new(),
+        };
         locked(&self.possible).push(u8::try_from(acts.len()).unwrap_or(u8::MAX));
         match self.interventions.iter().find(|(at, _)| *at == step) {
             Some((_, which)) => acts[*which],

@@ -4,12 +4,14 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use cachelock::platform::memory::{Keep, Op, Process, Runnable, Target, Task, World};
-use cachelock::{Durability, Mutation};
+use cachelock::{Cache, Durability, Mutation};
 
 use super::actor::{Actor, Does, Log, Said};
 use crate::sim::OLD;
 use crate::support::{LEASE, builder, publish};
 use crate::threads::locked;
+
+const GATE: &str = "/cache/.cachelock/cache.lock";
 
 /// More steps than any run of a scene takes.
 const STEPS: u64 = 50_000;
@@ -34,6 +36,8 @@ pub(super) enum Act {
     Thaw(usize),
     /// The wall clock is set by so many seconds.
     Clock(i64),
+    /// Somebody deletes the gate's name.
+    Ungate,
 }
 
 /// A step, as a strategy sees it.
@@ -140,6 +144,7 @@ impl Starts {
 pub(super) struct Running {
     pub(super) world: World,
     processes: Vec<Arc<Process>>,
+    pub(super) caches: Vec<Cache>,
     pub(super) tasks: Vec<(usize, Task<Vec<Said>>)>,
     pub(super) log: Arc<Mutex<Log>>,
 }
@@ -163,6 +168,7 @@ impl Scene {
         world.set_traced(traced);
         let mut running = Running {
             processes: Vec::new(),
+            caches: Vec::new(),
             tasks: Vec::new(),
             log: Arc::default(),
             world,
@@ -179,7 +185,7 @@ impl Scene {
         }));
         let checked = running
             .run(&control)
-            .and_then(|()| self.check(&mut running));
+            .and_then(|()| self.check(&running, mutation));
         let schedule = locked(&control).schedule;
         checked.map(|()| schedule).map_err(|why| match traced {
             true => format!("{why}\n{}", crate::sim::last_calls(&running.world)),
@@ -211,6 +217,7 @@ impl Scene {
                 running.tasks.push((who, task));
             }
             running.processes.push(process);
+            running.caches.push(cache);
         }
     }
 }
@@ -277,6 +284,15 @@ impl Running {
             Act::Clock(seconds) => {
                 self.world.step_wall(seconds);
                 4 + u64::from(seconds > 0)
+            }
+            Act::Ungate => {
+                // Before there is one it changes nothing, and is the same schedule as without.
+                if !self.world.exists(GATE) {
+                    return;
+                }
+                self.world.remove(GATE);
+                locked(&self.log).ungated = true;
+                6
             }
         };
         control.note(1 << 32 | code << 16 | process as u64);
