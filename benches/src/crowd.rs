@@ -23,6 +23,8 @@ const LINES: [usize; 4] = [2, 8, 32, 64];
 struct Line {
     medians: Vec<Duration>,
     totals: Vec<Duration>,
+    /// The same steps of the same processes, one after the other, when nobody holds.
+    bare: Vec<Duration>,
 }
 
 pub(crate) fn waiters(run: &Run) -> Vec<Row> {
@@ -35,7 +37,6 @@ pub(crate) fn waiters(run: &Run) -> Vec<Row> {
         .collect();
     let mut flock = LINES.map(|_| Line::default());
     let mut ours = LINES.map(|_| Line::default());
-    let mut bare = Vec::new();
     let rounds = run.rounds(20);
     for round in 0..=rounds {
         // The first one warms up: threads are started.
@@ -44,15 +45,14 @@ pub(crate) fn waiters(run: &Run) -> Vec<Row> {
                 LINES.map(|_| Line::default()),
                 LINES.map(|_| Line::default()),
             );
-            bare.clear();
         }
-        bare.push(timed(|| drop(cache.lock().unwrap())));
         for (index, waiters) in LINES.into_iter().enumerate() {
             let line = &mut workers[..waiters];
             file.lock().unwrap();
             hand_on(line, "flock", &mut flock[index], || file.unlock().unwrap());
             let lock = cache.lock().unwrap();
             hand_on(line, "lock", &mut ours[index], || drop(lock));
+            ours[index].bare.push(bare_steps(line));
         }
     }
     let mut rows = Vec::new();
@@ -67,7 +67,7 @@ pub(crate) fn waiters(run: &Run) -> Vec<Row> {
             let what = format!("hand-off with {waiters} waiters");
             rows.push(Row::of(what, &of(&ours), two, goal));
         }
-        let limit = sums(&[(1.0, &flock[index].totals), (waiters as f64, &bare)]);
+        let limit = sums(&[(1.0, &flock[index].totals), (1.0, &ours[index].bare)]);
         rows.push(Row::of(
             format!("{waiters} waiters, until the last has had the lock"),
             &ours[index].totals,
@@ -78,10 +78,27 @@ pub(crate) fn waiters(run: &Run) -> Vec<Row> {
     rows
 }
 
+/// In so long they all wait.
+fn line_up(workers: usize) {
+    std::thread::sleep(Duration::from_millis(30) + Duration::from_millis(2) * workers as u32);
+}
+
+/// Has each of `workers`, after as long a rest, take the lock when the one before has released it. A process that has rested
+/// takes longer than one that was at it, so what a hand-off adds shows only beside this.
+fn bare_steps(workers: &mut [Worker]) -> Duration {
+    line_up(workers.len());
+    let mut each = |worker: &mut Worker| {
+        worker.order("bare");
+        let began = worker.answer();
+        worker.answer().saturating_sub(began)
+    };
+    workers.iter_mut().map(&mut each).sum()
+}
+
 /// Lets `workers` line up that way, releases, and waits until each has had the lock.
 fn hand_on(workers: &mut [Worker], way: &str, line: &mut Line, release: impl FnOnce()) {
     workers.iter_mut().for_each(|worker| worker.order(way));
-    std::thread::sleep(Duration::from_millis(30) + Duration::from_millis(2) * workers.len() as u32);
+    line_up(workers.len());
     let began = now();
     release();
     let mut had: Vec<_> = workers

@@ -1,4 +1,5 @@
-//! Others that poll: a lock file tried after 10 ms, doubled up to 1 s, Python's `filelock` and npm's `proper-lockfile`.
+//! Others that poll: a lock file tried after 10 ms, doubled up to 1 s, Python's `filelock` and npm's `proper-lockfile`. And what
+//! is left where nobody polls: a blocking `flock` under holds as long, and the lock's steps in a process that has rested as long.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use cachelock_bench::cache;
 use crate::child::{self, Worker, now};
 use crate::report::{Goal, Row};
 use crate::run::Run;
+use crate::sample::{sums, timed};
 use crate::waiter::plain;
 
 /// A program of `peers/` in one of its roles.
@@ -69,12 +71,18 @@ pub(crate) fn hand_off(run: &Run) -> Vec<Row> {
     const HOLD: Duration = Duration::from_secs(1);
     let dirs = run.dirs(&run.disk, ["polls"]);
     let [dir] = dirs.paths();
-    let cache = cache(&dir.join("cache"), Durability::None);
+    let held = cache(&dir.join("cache"), Durability::None);
     let file = plain(dir);
     let python_lock = dir.join("python");
     let node_lock = dir.join("node");
     let mut ours = Worker::start(child::copy("wait", dir, None));
     let mut poll = Worker::start(child::copy("wait", dir, None));
+    let other_dir = dir.join("other");
+    fs::create_dir(&other_dir).unwrap();
+    let blocking = plain(&other_dir);
+    let mut flock = Worker::start(child::copy("wait", &other_dir, None));
+    let other_cache = cache(&other_dir.join("cache"), Durability::None);
+    let mut rested = Worker::start(child::copy("wait", &other_dir, None));
     let peers = peers(run);
     let mut theirs: Vec<_> = peers
         .iter()
@@ -86,11 +94,14 @@ pub(crate) fn hand_off(run: &Run) -> Vec<Row> {
             Worker::start(peer.command("wait", lock))
         })
         .collect();
-    let mut times = vec![Vec::new(); 2 + peers.len()];
+    let mut times = vec![Vec::new(); 3 + peers.len()];
+    let mut bare = Vec::new();
     for round in 0..run.rounds(12) {
         // All wait at the same time, each for a lock of its own, and get it one after the other.
-        let lock = cache.lock().unwrap();
+        let lock = held.lock().unwrap();
+        let steps = other_cache.lock().unwrap();
         file.lock().unwrap();
+        blocking.lock().unwrap();
         let python = fs::File::options()
             .create(true)
             .truncate(false)
@@ -103,6 +114,7 @@ pub(crate) fn hand_off(run: &Run) -> Vec<Row> {
         fs::create_dir(&node).unwrap();
         ours.order("lock");
         poll.order("poll");
+        flock.order("flock");
         theirs.iter_mut().for_each(|worker| worker.order(""));
         // Not in step with anybody's pauses.
         std::thread::sleep(HOLD + Duration::from_millis(37) * (round as u32));
@@ -112,26 +124,42 @@ pub(crate) fn hand_off(run: &Run) -> Vec<Row> {
             times[index].push(worker.answer().saturating_sub(released));
         };
         let mut lock = Some(lock);
+        let mut steps = Some(steps);
+        let mut bare_steps = || {
+            let released = timed(|| drop(steps.take()));
+            rested.order("bare");
+            bare.push(released + rested.answer());
+        };
+        // Whoever comes first finds processors and caches at rest.
+        if round % 2 == 0 {
+            bare_steps();
+        }
         got(0, &mut || drop(lock.take()), &mut ours);
-        got(1, &mut || file.unlock().unwrap(), &mut poll);
+        if round % 2 == 1 {
+            bare_steps();
+        }
+        got(1, &mut || blocking.unlock().unwrap(), &mut flock);
+        got(2, &mut || file.unlock().unwrap(), &mut poll);
         for (index, (peer, worker)) in peers.iter().zip(&mut theirs).enumerate() {
             match peer.name {
-                "proper-lockfile" => got(2 + index, &mut || fs::remove_dir(&node).unwrap(), worker),
-                _ => got(2 + index, &mut || python.unlock().unwrap(), worker),
+                "proper-lockfile" => got(3 + index, &mut || fs::remove_dir(&node).unwrap(), worker),
+                _ => got(3 + index, &mut || python.unlock().unwrap(), worker),
             }
         }
         let _ = fs::remove_dir(&node);
         // node answers before it has released.
         std::thread::sleep(Duration::from_millis(50));
     }
+    let what = "hand-off of the whole lock, holds of 1 s";
     let names = ["poll, 10 ms to 1 s"]
         .into_iter()
         .chain(peers.iter().map(|peer| peer.name));
-    names
-        .zip(&times[1..])
-        .map(|(name, theirs)| {
-            let what = "hand-off of the whole lock, holds of 1 s";
-            Row::of(what, &times[0], (name, theirs), Goal::AtMost(1.0 / 300.0))
-        })
-        .collect()
+    let row = |(name, theirs): (&str, &Vec<Duration>)| {
+        Row::of(what, &times[0], (name, theirs), Goal::AtMost(1.0 / 300.0))
+    };
+    let mut rows: Vec<_> = names.zip(&times[2..]).map(row).collect();
+    let steps = sums(&[(1.0, &times[1]), (1.0, &bare)]);
+    let steps = ("flock and bare steps", &steps[..]);
+    rows.push(Row::of(what, &times[0], steps, Goal::None));
+    rows
 }

@@ -99,7 +99,8 @@ fn wait(dir: &Path) {
     }
 }
 
-/// One of many: for each line acquires, releases at once, and says when it had the lock and when it began to release.
+/// One of many: for each line acquires, releases at once, and says when it had the lock and when it began to release; or, of
+/// a lock that nobody held, when it began and when it had released.
 fn crowd(dir: &Path) {
     let cache = cache(&dir.join("cache"), Durability::None);
     for way in std::io::stdin().lines() {
@@ -110,6 +111,11 @@ fn crowd(dir: &Path) {
                 let times = (now(), now());
                 file.unlock().unwrap();
                 times
+            }
+            "bare" => {
+                let began = now();
+                drop(cache.lock().unwrap());
+                (began, now())
             }
             _ => {
                 let lock = cache.lock().unwrap();
