@@ -76,6 +76,7 @@ mod published;
 mod read;
 mod reader;
 mod refresh;
+mod rename;
 mod root;
 mod scratch;
 mod section;
