@@ -206,6 +206,7 @@ impl CacheBuilder {
             options: self.options,
             counters: Counters::default(),
             synced_above: Mutex::default(),
+            lasting: Mutex::default(),
         });
         #[cfg(feature = "metrics")]
         crate::facade::describe();

@@ -15,7 +15,7 @@ use crate::mutation::Mutation;
 use crate::name::EntryName;
 use crate::refresh::Refresh;
 use crate::root::Root;
-use crate::state::current_record;
+use crate::state::{FoundTag, current_state};
 use crate::wait::Waiter;
 
 /// A cache: one directory that many processes share. Cheap to clone.
@@ -257,11 +257,11 @@ impl Entry {
     /// As [`Cache::lock`]; [`NotAFile`](crate::ErrorKind::NotAFile) if something else has the entry's name.
     pub fn refresh(&self) -> Result<Refresh> {
         let early = match self.cx.mutated(Mutation::StateReadEarly) {
-            true => Some(current_record(
-                &self.cx,
-                &*Root::open_for_writing(&self.cx)?,
-                &self.name,
-            )?),
+            true => {
+                let (cx, root) = (&self.cx, Root::open_for_writing(&self.cx)?);
+                let read_tag = || FoundTag::read(cx, &root, &self.name);
+                Some(current_state(cx, &root, &self.name, &read_tag)?.record)
+            }
             false => None,
         };
         let mut refresh = self.cache.lock()?.refresh(self)?;

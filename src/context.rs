@@ -8,6 +8,7 @@ use cachelock_platform::{FileId, Platform};
 
 use crate::builder::{Durability, Locking};
 use crate::cancel::CancelToken;
+use crate::durable::Lasting;
 use crate::events::{self, Event, Observer};
 use crate::metrics::Counters;
 use crate::mutation::Mutation;
@@ -41,6 +42,8 @@ pub(crate) struct Context {
     pub(crate) counters: Counters,
     /// The directory whose name, and those above it, were made to last; see [`durable`](crate::durable).
     pub(crate) synced_above: Mutex<Option<FileId>>,
+    /// The entry that was published last and lasts.
+    pub(crate) lasting: Mutex<Option<Lasting>>,
 }
 
 impl Context {

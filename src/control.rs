@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use cachelock_platform::{
-    Access, Dir, File, FileKind, GUEST, Metadata, Owner, SETS_MODES, failure,
+    Access, Dir, File, FileId, FileKind, GUEST, Metadata, Owner, SETS_MODES, failure,
 };
 
 use crate::context::Context;
@@ -93,6 +93,8 @@ pub(crate) fn kind_of(name: &str) -> Kind {
 pub(crate) struct Control {
     pub(crate) cx: Arc<Context>,
     pub(crate) dir: Arc<dyn Dir>,
+    /// Which directory it is.
+    pub(crate) id: FileId,
     /// See [`Control::is_remote`].
     pub(crate) remote: bool,
     /// Whether files of other users are looked at, too: by somebody who changes nothing.
@@ -109,18 +111,17 @@ impl Control {
         let path = cx.path.join(CONTROL_DIR);
         let dir = open_or_create_dir(root, CONTROL_DIR, root_metadata)
             .map_err(|error| dir_error("open the control directory", path.clone(), error))?;
-        let control = Control {
-            cx: cx.clone(),
-            dir,
-            remote: false,
-            any_owner: cx.options.allow_shared,
-        };
-        let metadata = control
-            .dir
+        let metadata = dir
             .metadata()
             .map_err(|error| Error::io("look at", path.clone(), error))?;
         check_trust(cx, &path, &metadata)?;
-        Ok(control)
+        Ok(Control {
+            cx: cx.clone(),
+            dir,
+            id: metadata.id,
+            remote: false,
+            any_owner: cx.options.allow_shared,
+        })
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -156,7 +157,7 @@ impl Control {
         };
         match there {
             None => Some("its control directory was deleted or moved"),
-            Some(there) if there.id == self.dir.metadata().ok()?.id => None,
+            Some(there) if there.id == self.id => None,
             Some(_) => Some("its control directory was replaced by another"),
         }
     }

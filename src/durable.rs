@@ -4,13 +4,16 @@
 //! have made those names, with a durability that syncs none. So it does not do to sync only what one has made oneself:
 //!
 //! - Before a tag that is to last, everything that leads to it and to its payload: a tag whose `previous` is a payload that
-//!   has its name in memory only would know neither of the two payloads that a power loss may leave.
+//!   has its name in memory only would know neither of the two payloads that a power loss may leave. Not the directory of the
+//!   tag itself: what the tag was before does not matter.
 //! - After each of the two renames, the directory that it went to.
+//!
+//! What leads to an entry need not be synced again by a process whose own publish was the entry's last one ([`Lasting`]).
 
 use std::io;
 use std::sync::{Arc, PoisonError};
 
-use cachelock_platform::{Access, Dir};
+use cachelock_platform::{Access, Dir, FileId, GUEST};
 
 use crate::builder::Durability;
 use crate::context::Context;
@@ -20,6 +23,8 @@ use crate::lock::Hold;
 use crate::mutation::Mutation;
 use crate::name::EntryName;
 use crate::root::tag_path;
+use crate::tag::{Content, Record};
+use crate::time;
 
 /// Syncs one directory. Where they cannot be synced at all, durability is as good as it gets there.
 pub(crate) fn sync_dir(cx: &Context, dir: &dyn Dir) -> io::Result<()> {
@@ -32,23 +37,30 @@ pub(crate) fn sync_dir(cx: &Context, dir: &dyn Dir) -> io::Result<()> {
     }
 }
 
-/// Makes the names last that lead to the entry's payload and to its tag, as far as they are there.
-pub(crate) fn sync_names(cx: &Context, hold: &Hold, name: &EntryName) -> Result<()> {
+/// Makes the names last that lead to the entry's payload, and to the folder of its tag, as far as they are there. Returns that
+/// folder.
+pub(crate) fn sync_names(
+    cx: &Context,
+    hold: &Hold,
+    name: &EntryName,
+) -> Result<Option<Arc<dyn Dir>>> {
     sync_above(cx, hold);
-    sync_way(cx, &hold.root.dir, &mut name.folders())
-        .and_then(|_| sync_way(cx, &hold.control.dir, &mut tag_folders(name)))
-        .map_err(|error| Error::io("sync the way to", cx.path.join(name.as_str()), error))?;
-    Ok(())
+    let sync = || {
+        if let Some(folder) = sync_way(cx, &hold.root.dir, &mut name.folders())? {
+            sync_dir(cx, &*folder)?;
+        }
+        sync_way(cx, &hold.control.dir, &mut tag_folders(name))
+    };
+    sync().map_err(|error| Error::io("sync the way to", cx.path.join(name.as_str()), error))
 }
 
 /// Makes the entry's tag last as it is.
 pub(crate) fn sync_tag(cx: &Context, hold: &Hold, name: &EntryName) -> Result<()> {
-    sync_names(cx, hold, name)?;
+    let Some(dir) = sync_names(cx, hold, name)? else {
+        return Ok(());
+    };
     let sync = || -> io::Result<()> {
-        let mut dir = hold.control.dir.clone();
-        for folder in tag_folders(name) {
-            dir = dir.open_dir(folder)?;
-        }
+        sync_dir(cx, &*dir)?;
         match open_existing(&*dir, name.file(), Access::Write)? {
             Some((file, _)) => file.sync(),
             None => Ok(()),
@@ -61,21 +73,49 @@ fn tag_folders(name: &EntryName) -> impl Iterator<Item = &str> {
     std::iter::once(TAGS).chain(name.folders())
 }
 
+/// Syncs each directory that has the next one's name in it, and returns the last one; `None` if the way ends before.
 fn sync_way(
     cx: &Context,
     from: &Arc<dyn Dir>,
     folders: &mut dyn Iterator<Item = &str>,
-) -> io::Result<()> {
+) -> io::Result<Option<Arc<dyn Dir>>> {
     let mut dir = from.clone();
-    sync_dir(cx, &*dir)?;
     for folder in folders {
+        sync_dir(cx, &*dir)?;
         match found(dir.open_dir(folder))? {
             Some(below) => dir = below,
-            None => return Ok(()),
+            None => return Ok(None),
         }
-        sync_dir(cx, &*dir)?;
     }
-    Ok(())
+    Ok(Some(dir))
+}
+
+/// An entry that lasts as it is, and so does every name that leads to it, because a publish of this process has seen to that.
+///
+/// Somebody else's publish since then has another record, and a cache that was made anew is another directory. For entries in
+/// folders nothing is kept: those would have to be compared as well.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Lasting {
+    directories: [FileId; 2],
+    name: String,
+    generation: u64,
+    content: Content,
+    written_ms: u64,
+}
+
+impl Lasting {
+    /// The entry `name` while its payload is what `record` says; `None` if nothing is kept of such an entry.
+    pub(crate) fn of(hold: &Hold, name: &EntryName, record: &Record) -> Option<Self> {
+        let is_plain = !GUEST && name.folders().next().is_none();
+        let is_value = matches!(record.content, Content::Value { .. });
+        (is_plain && is_value).then(|| Lasting {
+            directories: [hold.root.id(), hold.control.id],
+            name: name.as_str().to_owned(),
+            generation: record.generation,
+            content: record.content,
+            written_ms: time::to_unix_ms(record.written),
+        })
+    }
 }
 
 /// The names of the cache directory and of those above it: once for each directory that is the cache, and as far as they let

@@ -83,6 +83,7 @@ mod published;
 mod read;
 mod reader;
 mod refresh;
+mod rename;
 mod root;
 mod scratch;
 mod section;

@@ -12,26 +12,26 @@
 //! published nothing, and one that is fenced in between neither: the next holder finds out which record the payload is.
 
 use std::io;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cachelock_platform::{Dir, FileKind, GUEST, failure};
+use cachelock_platform::{Dir, FileKind, GUEST, Metadata};
 
+use crate::context::Context;
 use crate::control::found;
-use crate::durable::{sync_dir, sync_names, sync_tag, syncs_all, syncs_payload};
+use crate::durable::{Lasting, sync_dir, sync_names, sync_tag, syncs_all, syncs_payload};
 use crate::error::{Error, Result};
 use crate::events::{Event, EventKind};
 use crate::freshness::Produced;
 use crate::mutation::Mutation;
 use crate::published::{PublishError, Published};
 use crate::refresh::{Parts, Refresh};
+use crate::rename::{Target, folder_of, rename};
 use crate::root::tag_path;
 use crate::stage::Stage;
-use crate::state::{current_record, not_a_payload};
+use crate::state::{FoundTag, State, current_state};
 use crate::tag::{Content, Record, Tag};
 use crate::validators::Validators;
-use crate::wait::Waiter;
 
 /// A failed publish, and whether the stage is still good for another attempt.
 struct Failure {
@@ -87,33 +87,35 @@ fn publish_value(parts: &mut Parts<'_>) -> Result<Published, Failure> {
             Error::length_mismatch(&parts.entry.path(), expected, parts.stage.len()).into(),
         );
     }
-    let mode = payload_mode(parts)?;
-    let content = parts.stage.seal(syncs_payload(cx), mode)?;
+    let content = parts.stage.complete()?;
     let current = current(parts)?;
-    if matches!(current.content, Content::Absent { .. }) {
+    parts.stage.set_mode(payload_mode(parts, &current))?;
+    if matches!(current.record.content, Content::Absent { .. }) {
         // The holder that published "absent" may have died before it emptied the payload. A payload that matches
         // neither record would be taken for corrupt.
-        if let Some(empty) = empty_stage(parts)? {
+        if let Some(empty) = empty_stage(parts, &current)? {
             rename_empty(parts, empty)?;
         }
     }
-    let next = next_record(parts, &current, content)?;
+    let next = next_record(parts, &current.record, content)?;
+    let tag = NewTag::write(parts, current, &next)?;
+    parts.stage.seal(syncs_payload(cx))?;
     if cx.mutated(Mutation::TagAfterPayload) {
-        rename(parts.entry, parts.stage, Target::Payload, None)?;
-        let doubt = publish_tag(parts, current, &next)?;
+        rename(parts.entry, parts.stage, Target::Payload, None, false)?;
+        let doubt = tag.publish(parts)?;
         return done(parts, &next, doubt);
     }
-    let doubt = publish_tag(parts, current, &next)?;
-    rename(parts.entry, parts.stage, Target::Payload, None)?;
+    let doubt = tag.publish(parts)?;
+    rename(parts.entry, parts.stage, Target::Payload, None, false)?;
     done(parts, &next, doubt)
 }
 
 fn publish_absent(parts: &mut Parts<'_>, valid_for: Duration) -> Result<Published, Failure> {
     let current = current(parts)?;
-    let mut next = next_record(parts, &current, Content::Absent { valid_for })?;
+    let mut next = next_record(parts, &current.record, Content::Absent { valid_for })?;
     next.validators = Validators::new();
-    let empty = empty_stage(parts)?;
-    let doubt = publish_tag(parts, current, &next)?;
+    let empty = empty_stage(parts, &current)?;
+    let doubt = NewTag::write(parts, current, &next)?.publish(parts)?;
     // Published. What cannot be done any more is no failure of that.
     let emptied = match empty {
         None => Ok(()),
@@ -148,26 +150,45 @@ fn publish_not_modified(parts: &Parts<'_>) -> Result<Published, Failure> {
     let current = current(parts)?;
     let next = Record {
         checked: parts.entry.cx.platform.wall(),
-        validators: parts.validators.unwrap_or(&current.validators).clone(),
-        ..current.clone()
+        validators: parts
+            .validators
+            .unwrap_or(&current.record.validators)
+            .clone(),
+        ..current.record.clone()
     };
-    let doubt = publish_tag(parts, current, &next)?;
+    let doubt = NewTag::write(parts, current, &next)?.publish(parts)?;
     done(parts, &next, doubt)
 }
 
 /// What the entry is now, found out under the lock.
-fn current(parts: &Parts<'_>) -> Result<Record> {
-    match parts.early {
-        Some(early) if parts.entry.cx.mutated(Mutation::StateReadEarly) => Ok(early.clone()),
-        _ => {
-            let found = current_record(&parts.entry.cx, &parts.hold.root, &parts.entry.name);
-            if found.is_err() {
-                // A newer holder may have replaced what was being read.
-                parts.hold.check_held()?;
-            }
-            found
-        }
+fn current(parts: &Parts<'_>) -> Result<Current> {
+    let (cx, name) = (&parts.entry.cx, &parts.entry.name);
+    let look = || {
+        let folder = folder_of(parts.entry, parts.hold, Target::Tag)?;
+        let read_tag = || FoundTag::read_in(cx, &*folder, name);
+        let State {
+            record,
+            payload,
+            tag,
+        } = current_state(cx, &parts.hold.root, name, &read_tag)?;
+        Ok(Current {
+            record,
+            payload,
+            tag,
+            folder,
+        })
+    };
+    let mut found = look();
+    if found.is_err() {
+        // A newer holder may have replaced what was being read.
+        parts.hold.check_held()?;
     }
+    if cx.mutated(Mutation::StateReadEarly)
+        && let (Ok(found), Some(early)) = (&mut found, parts.early)
+    {
+        found.record = early.clone();
+    }
+    found
 }
 
 fn next_record(parts: &Parts<'_>, current: &Record, content: Content) -> Result<Record> {
@@ -191,19 +212,13 @@ fn next_record(parts: &Parts<'_>, current: &Record, content: Content) -> Result<
 
 /// What the payload of a known-absent entry is replaced by, if there is one: by a rename, like every change outside of the
 /// control directory. An overtaken holder that unlinked it would unlink the newer payload.
-fn empty_stage(parts: &Parts<'_>) -> Result<Option<Stage>> {
-    let cx = &parts.entry.cx;
-    let name = &parts.entry.name;
-    let Some(folder) = parts.hold.root.folder(cx, name)? else {
-        return Ok(None);
-    };
-    let there = found(folder.stat(name.file()))
-        .map_err(|error| Error::io("look at", parts.entry.path(), error))?;
-    if there.is_none_or(|metadata| metadata.len == 0) {
+fn empty_stage(parts: &Parts<'_>, current: &Current) -> Result<Option<Stage>> {
+    if current.payload.is_none_or(|metadata| metadata.len == 0) {
         return Ok(None);
     }
     let mut stage = Stage::create(parts.stage.hold())?;
-    stage.seal(syncs_payload(cx), payload_mode(parts)?)?;
+    stage.set_mode(payload_mode(parts, current))?;
+    stage.seal(syncs_payload(&parts.entry.cx))?;
     Ok(Some(stage))
 }
 
@@ -212,7 +227,7 @@ fn rename_empty(parts: &Parts<'_>, mut stage: Stage) -> Result<()> {
         // An empty payload without the tag that says why would be an empty entry.
         sync_tag(&parts.entry.cx, parts.hold, &parts.entry.name)?;
     }
-    rename(parts.entry, &mut stage, Target::Payload, None)
+    rename(parts.entry, &mut stage, Target::Payload, None, false)
 }
 
 /// What is published must be what the cache's path shows. Looked at last thing before the renames.
@@ -224,29 +239,77 @@ fn check_current(parts: &Parts<'_>) -> Result<()> {
     Err(parts.hold.lease.lose(reason))
 }
 
-/// Writes the tag and renames it into place. Returns the doubt about its durability, if there is any.
-fn publish_tag(parts: &Parts<'_>, previous: Record, next: &Record) -> Result<Option<Error>> {
-    let tag = Tag {
-        previous,
-        next: next.clone(),
-    };
-    let (entry, hold) = (parts.entry, parts.hold);
-    let full = syncs_all(&entry.cx);
-    if full {
-        folder_of(entry, hold, Target::Payload)?;
-        folder_of(entry, hold, Target::Tag)?;
-        sync_names(&entry.cx, hold, &entry.name)?;
+/// What the entry is now, and the folder of its tag.
+struct Current {
+    record: Record,
+    payload: Option<Metadata>,
+    tag: Option<Metadata>,
+    folder: Arc<dyn Dir>,
+}
+
+/// A tag that is to be renamed into place.
+struct NewTag {
+    stage: Stage,
+    folder: Arc<dyn Dir>,
+    /// Whether there is a file that it replaces.
+    replaces: bool,
+    /// Whether the payload that is there, and all that leads to it, is known to last.
+    on_firm_ground: bool,
+}
+
+impl NewTag {
+    /// Written before the payload is synced: what is on its way to the disk by then costs no wait of its own.
+    fn write(parts: &Parts<'_>, current: Current, next: &Record) -> Result<Self> {
+        let lasts = Lasting::of(parts.hold, &parts.entry.name, &current.record);
+        let known = lasting(&parts.entry.cx);
+        let on_firm_ground = lasts.is_some() && *known == lasts;
+        drop(known);
+        let tag = Tag {
+            previous: current.record,
+            next: next.clone(),
+        };
+        let mut stage = Stage::create(parts.stage.hold())?;
+        stage.write(&tag.encode())?;
+        stage.complete()?;
+        let replaced = match current.tag {
+            None if !GUEST => {
+                found(current.folder.stat(parts.entry.name.file())).map_err(|error| {
+                    Error::io(
+                        "look at",
+                        tag_path(&parts.entry.cx, &parts.entry.name),
+                        error,
+                    )
+                })?
+            }
+            there => there,
+        };
+        stage.set_mode(mode_for(parts, replaced))?;
+        Ok(NewTag {
+            stage,
+            folder: current.folder,
+            replaces: current.tag.is_some(),
+            on_firm_ground,
+        })
     }
-    check_current(parts)?;
-    let mut stage = Stage::create(parts.stage.hold())?;
-    stage.write(&tag.encode())?;
-    let folder = folder_of(entry, hold, Target::Tag)?;
-    stage.seal(full, mode_for(parts, Some(&*folder), Target::Tag)?)?;
-    rename(entry, &mut stage, Target::Tag, Some(folder))?;
-    if full {
-        Ok(sync_folder(parts, Target::Tag))
-    } else {
-        Ok(None)
+
+    /// Renames it into place. Returns the doubt about its durability, if there is any.
+    fn publish(mut self, parts: &Parts<'_>) -> Result<Option<Error>> {
+        let (entry, hold) = (parts.entry, parts.hold);
+        let full = syncs_all(&entry.cx);
+        self.stage.seal(full)?;
+        if full && !self.on_firm_ground {
+            folder_of(entry, hold, Target::Payload)?;
+            sync_names(&entry.cx, hold, &entry.name)?;
+        }
+        check_current(parts)?;
+        let folder = Some(self.folder.clone());
+        let loosely = self.replaces && !syncs_payload(&entry.cx);
+        rename(entry, &mut self.stage, Target::Tag, folder, loosely)?;
+        if full {
+            Ok(doubt(parts, sync_dir(&entry.cx, &*self.folder)))
+        } else {
+            Ok(None)
+        }
     }
 }
 
@@ -270,8 +333,12 @@ fn done(parts: &Parts<'_>, next: &Record, doubt: Option<Error>) -> Result<Publis
         ..Event::new(EventKind::RefreshPublished, &cx.path)
     });
     let doubt = match doubt {
-        None if syncs_all(cx) => sync_folder(parts, Target::Payload),
+        None if syncs_all(cx) => sync_folder(parts),
         doubt => doubt,
+    };
+    *lasting(cx) = match doubt {
+        None if syncs_all(cx) => Lasting::of(parts.hold, &parts.entry.name, next),
+        _ => None,
     };
     match doubt {
         None => Ok(published),
@@ -282,140 +349,39 @@ fn done(parts: &Parts<'_>, next: &Record, doubt: Option<Error>) -> Result<Publis
     }
 }
 
+fn lasting(cx: &Context) -> MutexGuard<'_, Option<Lasting>> {
+    cx.lasting.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Makes a rename last that was just made; what it returns is no failure of the publish.
-fn sync_folder(parts: &Parts<'_>, target: Target) -> Option<Error> {
+fn sync_folder(parts: &Parts<'_>) -> Option<Error> {
     let cx = &parts.entry.cx;
-    let synced = folder_of(parts.entry, parts.hold, target)
+    let synced = folder_of(parts.entry, parts.hold, Target::Payload)
         .map_err(|error| error.to_source())
         .and_then(|folder| sync_dir(cx, &*folder));
+    doubt(parts, synced)
+}
+
+fn doubt(parts: &Parts<'_>, synced: io::Result<()>) -> Option<Error> {
     let doubt = "its directory could not be synced, so a power loss may undo it";
     let doubtful = |error| Error::published_but(&parts.entry.path(), doubt, error);
     synced.err().map(doubtful)
 }
 
-/// The two places that a stage is renamed to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Target {
-    Tag,
-    Payload,
-}
-
-impl Target {
-    fn path(self, entry: &crate::cache::Entry) -> PathBuf {
-        match self {
-            Target::Tag => tag_path(&entry.cx, &entry.name),
-            Target::Payload => entry.path(),
-        }
-    }
-}
-
-fn folder_of(
-    entry: &crate::cache::Entry,
-    hold: &crate::lock::Hold,
-    target: Target,
-) -> Result<Arc<dyn Dir>> {
-    match target {
-        Target::Tag => hold.root.tag_folder_or_create(&hold.control, &entry.name),
-        Target::Payload => hold.root.folder_or_create(&entry.cx, &entry.name),
-    }
-}
-
 /// The mode that the new file gets: that of the file it replaces, else what any new file would get, so that other users'
 /// readers can verify what they can read.
-fn mode_for(parts: &Parts<'_>, folder: Option<&dyn Dir>, target: Target) -> Result<Option<u32>> {
+fn mode_for(parts: &Parts<'_>, replaced: Option<Metadata>) -> Option<u32> {
     if GUEST {
-        return Ok(None);
+        return None;
     }
-    let cx = &parts.entry.cx;
-    let name = &parts.entry.name;
-    let path = target.path(parts.entry);
-    let replaced = match folder {
-        Some(folder) => {
-            found(folder.stat(name.file())).map_err(|error| Error::io("look at", path, error))?
-        }
-        None => None,
-    };
     // A link's bits say nothing, and special bits are for programs, not for data.
     let of_file = replaced
         .filter(|metadata| metadata.kind == FileKind::File)
         .and_then(|metadata| metadata.mode)
         .map(|mode| mode & 0o777);
-    Ok(of_file.or_else(|| cx.platform.default_mode()))
+    of_file.or_else(|| parts.entry.cx.platform.default_mode())
 }
 
-fn payload_mode(parts: &Parts<'_>) -> Result<Option<u32>> {
-    let folder = parts.hold.root.folder(&parts.entry.cx, &parts.entry.name)?;
-    mode_for(parts, folder.as_deref(), Target::Payload)
-}
-
-/// Renames a sealed stage into place; `LeaseLost` if it was fenced. `folder`: the target's, if it is open; what a retry needs is
-/// opened anew.
-fn rename(
-    entry: &crate::cache::Entry,
-    stage: &mut Stage,
-    target: Target,
-    mut folder: Option<Arc<dyn Dir>>,
-) -> Result<()> {
-    let cx = &entry.cx;
-    let hold = stage.hold().clone();
-    let path = target.path(entry);
-    let mut waiter: Option<Waiter<'_>> = None;
-    let mut made_folders = false;
-    loop {
-        let folder = match folder.take() {
-            Some(folder) => folder,
-            None => folder_of(entry, &hold, target)?,
-        };
-        let error = match hold
-            .control
-            .dir
-            .rename(stage.name(), &*folder, entry.name.file())
-        {
-            Ok(()) => {
-                stage.renamed();
-                return Ok(());
-            }
-            Err(error) => error,
-        };
-        match error.kind() {
-            io::ErrorKind::NotFound => {
-                if !hold.control.exists(stage.name())? {
-                    stage.renamed();
-                    let reason = hold
-                        .lease
-                        .overtaken_by()?
-                        .unwrap_or_else(|| "its stage was removed".into());
-                    return Err(hold.lease.lose(reason));
-                }
-                // The folder was removed between opening it and now. Once is bad luck, twice is somebody at work.
-                if std::mem::replace(&mut made_folders, true) {
-                    return Err(Error::io("rename a stage to", path, error));
-                }
-            }
-            _ if cx.platform.is_busy(&error) => {
-                let left = hold.budget_left;
-                let waiter = waiter.get_or_insert_with(|| Waiter::for_retries(cx, left));
-                waiter.pause_for_handle(path.clone())?;
-            }
-            io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory
-                if target == Target::Payload =>
-            {
-                return Err(not_a_payload(&*folder, cx, &entry.name)
-                    .unwrap_or_else(|| Error::io("rename a stage to", path, error)));
-            }
-            io::ErrorKind::CrossesDevices => {
-                let reason = format!(
-                    "{} and {}",
-                    hold.control.path(stage.name()).display(),
-                    path.display()
-                );
-                let source = failure(
-                    error.kind(),
-                    format!("they are on two file systems: {reason}"),
-                );
-                return Err(Error::io("rename a stage to", path, source));
-            }
-            _ => return Err(Error::io("rename a stage to", path, error)),
-        }
-    }
+fn payload_mode(parts: &Parts<'_>, current: &Current) -> Option<u32> {
+    mode_for(parts, current.payload)
 }

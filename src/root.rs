@@ -80,9 +80,17 @@ impl Root {
                 error,
             )
         })?;
-        Ok(dir.map(|dir| Control {
+        let Some(dir) = dir else {
+            return Ok(None);
+        };
+        let id = dir
+            .metadata()
+            .map_err(|error| Error::io("look at", cx.path.join(CONTROL_DIR), error))?
+            .id;
+        Ok(Some(Control {
             cx: cx.clone(),
             dir,
+            id,
             remote: false,
             any_owner: true,
         }))

@@ -32,7 +32,7 @@ impl Refresh {
     pub fn scratch(&self) -> Result<Scratch> {
         let mut stage = Stage::create(self.hold())?;
         // Closed: others write to it, and a guest's open file would be in everybody's way.
-        stage.seal(false, None)?;
+        stage.seal(false)?;
         Ok(Scratch { stage })
     }
 }

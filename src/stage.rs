@@ -8,12 +8,16 @@ use cachelock_platform::{File, Reason, failure};
 use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::cache::Entry;
+use crate::durable::syncs_payload;
 use crate::error::{Error, Result};
 use crate::lock::Hold;
 use crate::mutation::Mutation;
 use crate::state::PIECE;
 use crate::tag::Content;
 use crate::transfer::write_all_at;
+
+/// How much gathers before the file system is told to begin with it: enough for it to lay it out in one go.
+const WRITE_OUT: u64 = 8 << 20;
 
 /// A stage while it is written to. Its first failure is final: what a file system has dropped after a failed write or sync it
 /// may report as written the next time.
@@ -27,6 +31,8 @@ pub(crate) struct Stage {
     buffer: Vec<u8>,
     /// Given to the file system.
     written: u64,
+    /// On its way to the disk.
+    begun: u64,
     /// Boxed for its size.
     hasher: Box<Xxh3Default>,
     failed: Option<String>,
@@ -44,6 +50,7 @@ impl Stage {
             file: Some(file),
             buffer: Vec::new(),
             written: 0,
+            begun: 0,
             hasher: Box::new(Xxh3Default::new()),
             failed: None,
             removed: false,
@@ -130,7 +137,10 @@ impl Stage {
             Ok(()) => {
                 self.hasher.update(bytes);
                 self.written += bytes.len() as u64;
-                Ok(())
+                match syncs_payload(&self.hold.control.cx) {
+                    true => self.write_out(WRITE_OUT),
+                    false => Ok(()),
+                }
             }
             // Where files are opened by name for each write, a fenced stage shows here.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -140,30 +150,62 @@ impl Stage {
         }
     }
 
+    /// Everything written given to the file system, and on its way to the disk if it will be synced: the sync then finds little
+    /// to wait for.
+    pub(crate) fn complete(&mut self) -> Result<Content> {
+        self.hold.refuse_copy()?;
+        if self.file.is_some() {
+            self.flush()?;
+            if syncs_payload(&self.hold.control.cx) {
+                self.write_out(1)?;
+            }
+        }
+        self.check_usable()?;
+        Ok(Content::Value {
+            len: self.written,
+            hash: self.hasher.digest128(),
+        })
+    }
+
+    /// Lets the file system begin with what has gathered, if it is at least so much.
+    fn write_out(&mut self, least: u64) -> Result<()> {
+        let len = self.written - self.begun;
+        let Some(file) = self.file.as_ref().filter(|_| len >= least) else {
+            return Ok(());
+        };
+        let begun = file.write_out(self.begun, len);
+        self.begun = self.written;
+        begun.map_err(|error| self.fail("write out", error))
+    }
+
+    /// The mode that it is to have when it is renamed, if there are modes.
+    pub(crate) fn set_mode(&mut self, mode: Option<u32>) -> Result<()> {
+        match (&self.file, mode) {
+            (Some(file), Some(mode)) => file
+                .set_mode(mode)
+                .map_err(|error| self.fail("finish", error)),
+            _ => Ok(()),
+        }
+    }
+
     /// Everything written, made as durable as asked, closed: ready to be renamed. Does nothing the second time.
-    pub(crate) fn seal(&mut self, sync: bool, mode: Option<u32>) -> Result<Content> {
+    pub(crate) fn seal(&mut self, sync: bool) -> Result<()> {
         self.hold.refuse_copy()?;
         if self.file.is_some() {
             self.flush()?;
         }
         self.check_usable()?;
-        if let Some(file) = self.file.take() {
-            let moded = mode.map_or(Ok(()), |mode| file.set_mode(mode));
-            let sealed = moded
-                .and_then(|()| if sync { self.sync(&*file) } else { Ok(()) })
-                .and_then(|()| file.close());
-            match sealed {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    return Err(self.hold.lease.lose("its stage is gone"));
-                }
-                Err(error) => return Err(self.fail("finish", error)),
+        let Some(file) = self.file.take() else {
+            return Ok(());
+        };
+        let synced = if sync { self.sync(&*file) } else { Ok(()) };
+        match synced.and_then(|()| file.close()) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(self.hold.lease.lose("its stage is gone"))
             }
+            Err(error) => Err(self.fail("finish", error)),
         }
-        Ok(Content::Value {
-            len: self.written,
-            hash: self.hasher.digest128(),
-        })
     }
 
     fn sync(&self, file: &dyn File) -> io::Result<()> {

@@ -67,10 +67,15 @@ impl Payload {
     /// The hash of all that there is, read in pieces.
     pub(crate) fn hash(&self) -> io::Result<Content> {
         let mut hasher = Xxh3Default::new();
-        let mut piece = vec![0; PIECE];
+        let whole = self.metadata.len;
+        let mut piece = vec![0; whole.clamp(1, PIECE as u64) as usize];
         let mut len = 0;
         loop {
-            let read = self.file.read_at(&mut piece, len)?;
+            // A handle that stays on its file need not be asked where that ends.
+            let read = match self.file.is_pinned() && len == whole {
+                true => 0,
+                false => self.file.read_at(&mut piece, len)?,
+            };
             if read == 0 {
                 return Ok(Content::Value {
                     len,
@@ -129,6 +134,13 @@ pub(crate) struct FoundTag {
     pub(crate) seen: Option<(Option<Box<dyn File>>, Metadata)>,
 }
 
+fn forbidden_or(error: Error) -> Result<FoundTag> {
+    match error.is_permission() {
+        true => Ok(TagState::Forbidden.into()),
+        false => Err(error),
+    }
+}
+
 /// The open file, if it may stay open.
 pub(crate) fn kept(file: Box<dyn File>) -> Option<Box<dyn File>> {
     file.is_pinned().then_some(file)
@@ -146,13 +158,18 @@ impl FoundTag {
     }
 
     fn read_once(cx: &Context, root: &Root, name: &EntryName, anew: bool) -> Result<Self> {
+        match root.tag_folder(cx, name, anew) {
+            Ok(Some(folder)) => Self::read_in(cx, &*folder, name),
+            Ok(None) => Ok(Self::default()),
+            Err(error) => forbidden_or(error),
+        }
+    }
+
+    /// The tag in `folder`, which is where it belongs.
+    pub(crate) fn read_in(cx: &Context, folder: &dyn Dir, name: &EntryName) -> Result<Self> {
         let path = || tag_path(cx, name);
         let corrupt =
             |reason: &str| TagState::Corrupt(format!("its tag {} {reason}", path().display()));
-        let failed = |error: Error| match error.is_permission() {
-            true => Ok(TagState::Forbidden.into()),
-            false => Err(error),
-        };
         let no_file = |kind| match kind {
             // Everything else is replaced by a refresh.
             FileKind::Directory => Err(Error::not_a_file(
@@ -161,18 +178,13 @@ impl FoundTag {
             )),
             _ => Ok(corrupt("is not an ordinary file").into()),
         };
-        let folder = match root.tag_folder(cx, name, anew) {
-            Ok(Some(folder)) => folder,
-            Ok(None) => return Ok(Self::default()),
-            Err(error) => return failed(error),
-        };
-        let (file, metadata) = match open_existing(&*folder, name.file(), Access::Read) {
+        let (file, metadata) = match open_existing(folder, name.file(), Access::Read) {
             Ok(Some(opened)) => opened,
             Ok(None) => return Ok(Self::default()),
             Err(error) => {
                 return match folder.stat(name.file()) {
                     Ok(metadata) if metadata.kind != FileKind::File => no_file(metadata.kind),
-                    _ => failed(Error::io("open", path(), error)),
+                    _ => forbidden_or(Error::io("open", path(), error)),
                 };
             }
         };
@@ -188,7 +200,7 @@ impl FoundTag {
             .map_err(|error| Error::io("read", path(), error))?;
         let Some(bytes) = bytes else {
             // Replaced while it was read, where a file system loses what has no name any more.
-            return Self::read_once(cx, root, name, anew);
+            return Self::read_in(cx, folder, name);
         };
         let state = match Tag::decode(&bytes) {
             Ok(tag) => TagState::Read(Box::new(tag)),
@@ -283,11 +295,37 @@ pub(crate) fn record_of<'t>(
     }
 }
 
-/// The record that the payload on disk is, for the holder of the lock: decided by length, and by hash where lengths do not
-/// decide. What matches neither record becomes one of its own.
-pub(crate) fn current_record(cx: &Context, root: &Root, name: &EntryName) -> Result<Record> {
+/// What an entry is, found out by the holder of the lock.
+pub(crate) struct State {
+    /// The record that the payload on disk is: decided by length, and by hash where lengths do not decide. What matches neither
+    /// record becomes one of its own.
+    pub(crate) record: Record,
+    /// What payload and tag are like, if they are there and ordinary files.
+    pub(crate) payload: Option<Metadata>,
+    pub(crate) tag: Option<Metadata>,
+}
+
+pub(crate) fn current_state(
+    cx: &Context,
+    root: &Root,
+    name: &EntryName,
+    read_tag: &dyn Fn() -> Result<FoundTag>,
+) -> Result<State> {
+    let once = || {
+        let mut payload = Payload::open(cx, root, name)?;
+        if let Some(payload) = &mut payload {
+            let looked = payload.look_closely();
+            looked.map_err(|error| Error::io("look at", cx.path.join(name.as_str()), error))?;
+        }
+        let found = read_tag()?;
+        Ok(State {
+            record: current_record(cx, name, &payload, &found)?,
+            payload: payload.map(|payload| payload.metadata),
+            tag: found.seen.map(|(_, metadata)| metadata),
+        })
+    };
     loop {
-        match current_record_once(cx, root, name) {
+        match once() {
             // Replaced while it was read, where a file system loses what has no name any more: this holder is overtaken, and
             // finds out when it goes on.
             Err(error) if lock::is_gone(&error) => {}
@@ -296,14 +334,13 @@ pub(crate) fn current_record(cx: &Context, root: &Root, name: &EntryName) -> Res
     }
 }
 
-fn current_record_once(cx: &Context, root: &Root, name: &EntryName) -> Result<Record> {
+fn current_record(
+    cx: &Context,
+    name: &EntryName,
+    payload: &Option<Payload>,
+    found: &FoundTag,
+) -> Result<Record> {
     let path = || cx.path.join(name.as_str());
-    let mut payload = Payload::open(cx, root, name)?;
-    if let Some(payload) = &mut payload {
-        let looked = payload.look_closely();
-        looked.map_err(|error| Error::io("look at", path(), error))?;
-    }
-    let found = FoundTag::read(cx, root, name)?;
     if matches!(found.state, TagState::Forbidden) {
         // What it says must not be lost: generations never go back.
         let forbidden = io::ErrorKind::PermissionDenied.into();
@@ -315,7 +352,7 @@ fn current_record_once(cx: &Context, root: &Root, name: &EntryName) -> Result<Re
             .map_err(|error| Error::io("read", path(), error))
     };
     let Some(tag) = found.tag() else {
-        return foreign(&payload, 0, hash);
+        return foreign(payload, 0, hash);
     };
     if cx.mutated(Mutation::PreviousFromNext) {
         return Ok(tag.next.clone());
@@ -333,13 +370,13 @@ fn current_record_once(cx: &Context, root: &Root, name: &EntryName) -> Result<Re
     match (fits(&tag.next), fits(&tag.previous)) {
         (true, false) => return Ok(tag.next.clone()),
         (false, true) => return Ok(tag.previous.clone()),
-        (false, false) => return foreign(&payload, highest, hash),
+        (false, false) => return foreign(payload, highest, hash),
         (true, true) => {}
     }
     let content = payload.as_ref().map(hash).transpose()?;
     match record_of(cx, tag, content) {
         Some(record) => Ok(record.clone()),
-        None => foreign(&payload, highest, hash),
+        None => foreign(payload, highest, hash),
     }
 }
 

@@ -96,10 +96,10 @@ fn calls(operation: &str, dir: &Path) -> usize {
 
 /// Budgets, in system calls.
 const BUDGETS: [(&str, usize); 6] = [
-    ("lock and release", 48),
-    ("refresh", 82),
-    ("refresh with Data", 83),
-    ("refresh with Full", 95),
+    ("lock and release", 41),
+    ("refresh", 71),
+    ("refresh with Data", 73),
+    ("refresh with Full", 76),
     ("read", 8),
     ("unchanged reread", 2),
 ];

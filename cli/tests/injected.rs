@@ -13,7 +13,7 @@ use support::{Ground, LIMIT, NEW, OLD, Ran, Running, lacks_root, lacks_tool};
 mod support;
 
 /// The calls that reach a file system.
-const CALLS: [&str; 24] = [
+const CALLS: [&str; 25] = [
     "open",
     "openat",
     "mkdir",
@@ -23,6 +23,7 @@ const CALLS: [&str; 24] = [
     "ftruncate",
     "fsync",
     "fdatasync",
+    "sync_file_range",
     "rename",
     "renameat",
     "renameat2",

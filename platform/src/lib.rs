@@ -110,6 +110,14 @@ pub trait Platform: Send + Sync {
     /// `NotFound`, `NotADirectory`, `PermissionDenied`, and what the system says.
     fn open_dir(&self, path: &Path) -> io::Result<Arc<dyn Dir>>;
 
+    /// Which directory is at `path`, whose links are followed as by [`Platform::open_dir`].
+    ///
+    /// # Errors
+    /// As [`Platform::open_dir`].
+    fn dir_id(&self, path: &Path) -> io::Result<FileId> {
+        Ok(self.open_dir(path)?.metadata()?.id)
+    }
+
     /// Creates the directory at `path` and its missing parents, with the process's default mode less what would let others
     /// write to them (on unix `0755` less the umask). An existing directory is success, whatever its mode. Not atomic: a
     /// failure may leave some of the parents behind.
@@ -251,6 +259,17 @@ pub trait Dir: Send + Sync {
     /// and what the system says. After an error nothing was renamed.
     fn rename(&self, from: &str, to_dir: &dyn Dir, to: &str) -> io::Result<()>;
 
+    /// As [`Dir::rename`], for a file that replaces another and need not outlive a power loss. What it has replaced may have the
+    /// name `from` afterwards, which the caller removes then; tells whether it is so.
+    ///
+    /// Some file systems write out what is renamed over another file, while the caller waits. They do not if both change places.
+    ///
+    /// # Errors
+    /// As [`Dir::rename`].
+    fn displace(&self, from: &str, to_dir: &dyn Dir, to: &str) -> io::Result<bool> {
+        self.rename(from, to_dir, to).map(|()| false)
+    }
+
     /// Removes the name `name` of a file. Handles that are open on it stay good.
     ///
     /// # Errors
@@ -362,6 +381,16 @@ pub trait File: Send + Sync {
     /// # Errors
     /// What the system says, a length beyond the file system's limit included.
     fn set_len(&self, len: u64) -> io::Result<()>;
+
+    /// Lets the file system begin to make `len` bytes at `offset` durable, where it can do that in the background. Whether it
+    /// has succeeded only [`File::sync`] tells.
+    ///
+    /// # Errors
+    /// `StorageFull` and others that a write did not report.
+    fn write_out(&self, offset: u64, len: u64) -> io::Result<()> {
+        let _ = (offset, len);
+        Ok(())
+    }
 
     /// Makes the file's bytes and length durable, but not its name. After an error the bytes may be lost although a
     /// second call succeeds: never repeat it.

@@ -28,7 +28,7 @@ use cachelock_platform::{FileSystem, GUEST, Monotonic, failure};
 
 use crate::builder::Locking;
 use crate::context::{Context, TELLS};
-use crate::control::{Control, found};
+use crate::control::{Control, dir_error, found};
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::{self, Backend, Event, EventKind};
 use crate::mutation::Mutation;
@@ -108,13 +108,15 @@ impl Hold {
     /// mounted over since, and the lock of what is there now may be another's.
     pub(crate) fn is_current(&self) -> Result<bool> {
         let cx = &self.cx;
-        let Some(root) = Root::open_for_reading(cx)? else {
+        let there = found(cx.platform.dir_id(&cx.path))
+            .map_err(|error| dir_error("look at", cx.path.clone(), error))?;
+        if there != Some(self.root.id()) {
             return Ok(false);
-        };
-        let look = |error| self.control.failed("look at", "", error);
-        let held = self.control.dir.metadata().map_err(look)?;
-        let there = found(root.dir.stat(CONTROL_DIR)).map_err(look)?;
-        Ok(root.id() == self.root.id() && there.is_some_and(|there| there.id == held.id))
+        }
+        // In the directory that is held, for it is the one that the path leads to.
+        let there = found(self.root.dir.stat(CONTROL_DIR))
+            .map_err(|error| self.control.failed("look at", "", error))?;
+        Ok(there.is_some_and(|there| there.id == self.control.id))
     }
 
     /// Releases what an operator has taken by force. If somebody still has the gate, a record stays that lets others past it:
@@ -266,13 +268,8 @@ fn acquire_in(
 ) -> Result<Acquired> {
     let root = Root::open_for_writing(cx)?;
     let mut control = root.control(cx)?;
-    let id = control
-        .dir
-        .metadata()
-        .map_err(|error| control.failed("look at", "", error))?
-        .id;
     let local = Local::of(&*cx.platform);
-    let local_cache = local.cache(id);
+    let local_cache = local.cache(control.id);
 
     // An operator's force waits for nobody: it may be a thread of this process that is to be removed.
     let mut place = None;

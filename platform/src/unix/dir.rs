@@ -156,16 +156,23 @@ impl Dir for UnixDir {
     }
 
     fn rename(&self, from: &str, to_dir: &dyn Dir, to: &str) -> io::Result<()> {
-        let (from, to) = (plain(from)?, plain(to)?);
-        let Some(to_dir) = to_dir.as_any().downcast_ref::<Self>() else {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "cannot rename between directories of two backends",
-            ));
-        };
+        let (from, to, to_dir) = (plain(from)?, plain(to)?, ours(to_dir)?);
         Ok(retry_on_intr(|| {
             rustix::fs::renameat(&self.fd, from, &to_dir.fd, to)
         })?)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn displace(&self, from: &str, to_dir: &dyn Dir, to: &str) -> io::Result<bool> {
+        let (old, new, dir) = (plain(from)?, plain(to)?, ours(to_dir)?);
+        let flags = rustix::fs::RenameFlags::EXCHANGE;
+        let exchanged =
+            retry_on_intr(|| rustix::fs::renameat_with(&self.fd, old, &dir.fd, new, flags));
+        // What cannot be done so, and why not, an ordinary rename finds out.
+        exchanged.map_or_else(
+            |_| self.rename(from, to_dir, to).map(|()| false),
+            |()| Ok(true),
+        )
     }
 
     fn unlink(&self, name: &str) -> io::Result<()> {
@@ -204,6 +211,16 @@ impl Dir for UnixDir {
     fn as_any(&self) -> &dyn Any {
         self
     }
+}
+
+/// A directory of this backend.
+fn ours(dir: &dyn Dir) -> io::Result<&UnixDir> {
+    dir.as_any().downcast_ref().ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "cannot rename between directories of two backends",
+        )
+    })
 }
 
 fn openat(dir: &OwnedFd, name: &str, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
@@ -253,7 +270,8 @@ fn explain_open(name: &str, access: Access, error: Errno) -> io::Error {
     error.into()
 }
 
-/// Reads the directory through a descriptor of its own: two threads that list at once must not share an offset.
+/// Reads the directory through a descriptor of its own: two threads that list at once must not share an offset. Opened for each
+/// listing, and not wound back: btrfs shows no name that is newer than the opening, which a fence must see.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn list(dir: BorrowedFd<'_>) -> io::Result<Vec<String>> {
     use std::mem::MaybeUninit;

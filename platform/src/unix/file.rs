@@ -82,6 +82,11 @@ impl File for UnixFile {
         self.file.set_len(len)
     }
 
+    #[cfg(target_os = "linux")]
+    fn write_out(&self, offset: u64, len: u64) -> io::Result<()> {
+        meta::write_out(self.file.as_fd(), offset, len)
+    }
+
     fn sync(&self) -> io::Result<()> {
         meta::full_sync(self.file.as_fd())
     }

@@ -54,6 +54,19 @@ pub(super) fn of_dir(fd: BorrowedFd<'_>, me: User) -> io::Result<(Metadata, Owne
     Ok((metadata(&found, me), found.owner))
 }
 
+/// Which directory is at `path`; links are followed.
+#[cfg(target_os = "linux")]
+pub(super) fn dir_id(path: &std::path::Path) -> io::Result<FileId> {
+    let found = match statx_now(rustix::fs::CWD, path, AtFlags::empty()) {
+        Err(Errno::NOSYS) => raw(&retry_on_intr(|| rustix::fs::stat(path))?),
+        result => result?,
+    };
+    match FileType::from_raw_mode(found.mode as RawMode) {
+        FileType::Directory => Ok(found.id),
+        _ => Err(Errno::NOTDIR.into()),
+    }
+}
+
 /// Whose it is what `fd` is open on.
 pub(super) fn owner_of(fd: BorrowedFd<'_>) -> io::Result<Owner> {
     Ok(raw(&rustix::fs::fstat(fd)?).owner)
@@ -83,8 +96,7 @@ struct Raw {
     owner: Owner,
     links: u64,
     len: u64,
-    device: u64,
-    inode: u128,
+    id: FileId,
     seconds: i64,
     nanos: u64,
 }
@@ -94,15 +106,24 @@ struct Raw {
 /// this kernel's alone take no notice of the flag.
 #[cfg(target_os = "linux")]
 fn stat_now(dir: BorrowedFd<'_>, name: Option<&str>) -> Result<Raw, Errno> {
-    use rustix::fs::{StatxFlags, makedev, statx};
-
     let object = match name {
         Some(_) => AtFlags::SYMLINK_NOFOLLOW,
         None => AtFlags::EMPTY_PATH,
     };
+    statx_now(dir, name.unwrap_or_default(), object)
+}
+
+#[cfg(target_os = "linux")]
+fn statx_now(
+    dir: BorrowedFd<'_>,
+    path: impl rustix::path::Arg + Copy,
+    object: AtFlags,
+) -> Result<Raw, Errno> {
+    use rustix::fs::{StatxFlags, makedev, statx};
+
     let flags = object | AtFlags::STATX_FORCE_SYNC;
     let mask = StatxFlags::BASIC_STATS;
-    let found = retry_on_intr(|| statx(dir, name.unwrap_or_default(), flags, mask))?;
+    let found = retry_on_intr(|| statx(dir, path, flags, mask))?;
     Ok(Raw {
         mode: found.stx_mode.into(),
         owner: Owner {
@@ -111,8 +132,10 @@ fn stat_now(dir: BorrowedFd<'_>, name: Option<&str>) -> Result<Raw, Errno> {
         },
         links: found.stx_nlink.into(),
         len: found.stx_size,
-        device: makedev(found.stx_dev_major, found.stx_dev_minor),
-        inode: found.stx_ino.into(),
+        id: FileId {
+            device: makedev(found.stx_dev_major, found.stx_dev_minor),
+            inode: found.stx_ino.into(),
+        },
         seconds: found.stx_mtime.tv_sec,
         nanos: found.stx_mtime.tv_nsec.into(),
     })
@@ -137,8 +160,10 @@ fn raw(stat: &Stat) -> Raw {
         },
         links: stat.st_nlink as u64,
         len: u64::try_from(stat.st_size).unwrap_or(0),
-        device: stat.st_dev as u64,
-        inode: stat.st_ino as u128,
+        id: FileId {
+            device: stat.st_dev as u64,
+            inode: stat.st_ino as u128,
+        },
         seconds: stat.st_mtime as i64,
         nanos: stat.st_mtime_nsec as u64,
     }
@@ -163,10 +188,7 @@ fn metadata(raw: &Raw, me: User) -> Metadata {
         kind,
         len: raw.len,
         modified: modified(raw),
-        id: FileId {
-            device: raw.device,
-            inode: raw.inode,
-        },
+        id: raw.id,
         links: raw.links,
         mode: Some(mode),
         owner,
@@ -275,6 +297,27 @@ pub(super) fn full_sync(fd: BorrowedFd<'_>) -> io::Result<()> {
         result => return Ok(result?),
     }
     Ok(retry_on_intr(|| rustix::fs::fsync(fd))?)
+}
+
+/// Lets the kernel begin to write these bytes to the disk. It waits for nothing and takes no error away from the sync that is to
+/// come: those it reports are of beginning.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code, reason = "no safe call does this")]
+pub(super) fn write_out(fd: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<()> {
+    use std::os::fd::AsRawFd as _;
+
+    let whole = i64::try_from(offset).ok().zip(i64::try_from(len).ok());
+    let (offset, len) = whole.ok_or(Errno::INVAL)?;
+    let flags = libc::SYNC_FILE_RANGE_WRITE;
+    // SAFETY: a call with numbers; the descriptor is open for as long as it is borrowed.
+    let begun = || match unsafe { libc::sync_file_range(fd.as_raw_fd(), offset, len, flags) } {
+        0 => Ok(()),
+        _ => Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)),
+    };
+    match retry_on_intr(begun) {
+        Err(error) if cannot_sync(error) => Ok(()),
+        result => Ok(result?),
+    }
 }
 
 /// Whether this error of a sync means that the file system does not do it, and not that it has failed.

@@ -33,6 +33,8 @@ use std::time::SystemTime;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::retry_on_intr;
 
+#[cfg(target_os = "linux")]
+use crate::FileId;
 use crate::condvar::Flag;
 use crate::{Dir, Event, Identity, Monotonic, Platform, Slot, Task};
 
@@ -70,6 +72,11 @@ impl Platform for Unix {
             retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()))
         };
         Ok(Arc::new(dir::UnixDir::open_with(open, Arc::default())?))
+    }
+
+    #[cfg(target_os = "linux")]
+    fn dir_id(&self, path: &Path) -> io::Result<FileId> {
+        meta::dir_id(path)
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {

@@ -33,6 +33,9 @@ enum Before {
     Old,
     /// An entry that was published just now with this durability, so that two generations are in flight.
     Fresh(Durability),
+    /// An entry that the same process has published just now, which knows what of it lasts; and after that, maybe, somebody
+    /// else with this durability.
+    Own(Option<Durability>),
     /// What a refresh left that was killed before this call of it, the first one of all or one of an old entry.
     Killed(usize, bool),
     /// What a power cut left before this call of a refresh of an old entry, drawn by seed.
@@ -179,6 +182,9 @@ fn scenarios(size: Size) -> Vec<Scenario> {
                 Before::Old,
                 Before::Fresh(Durability::Data),
                 Before::Fresh(Durability::Full),
+                Before::Own(None),
+                Before::Own(Some(Durability::Data)),
+                Before::Own(Some(Durability::Full)),
             ];
             for before in others {
                 for work in [Work::Value, Work::Absent, Work::NotModified] {
@@ -220,6 +226,9 @@ impl Run {
             false => world.process("victim"),
         };
         let cache = self.cache(&process, scenario.durability);
+        if let Before::Own(after) = scenario.before {
+            self.publish_before(&world, scenario, &process, &cache, after, &mut versions);
+        }
         let work = scenario.work;
         let task = world.spawn(&process, "main", move || work.run(&cache));
         versions.all.push(match work {
@@ -299,7 +308,7 @@ impl Run {
             world.finish(task).expect("nothing disturbs it");
         };
         match before {
-            Before::Nothing | Before::Killed(_, false) => {}
+            Before::Nothing | Before::Own(_) | Before::Killed(_, false) => {}
             Before::Old | Before::Killed(_, true) | Before::Cut(_) => {
                 // Not with the defect: that shall show in what is cut off.
                 first(Durability::Full);
@@ -315,7 +324,7 @@ impl Run {
         let world = match before {
             // All is written back, by another boot.
             Before::Nothing | Before::Old => world.image(seed, |_| Keep::Keep),
-            Before::Fresh(_) => world,
+            Before::Fresh(_) | Before::Own(_) => world,
             Before::Killed(call, _) | Before::Cut(call) => {
                 let world = world.image(seed, |_| Keep::Keep);
                 world.set_max_io(BLOCK);
@@ -357,6 +366,36 @@ impl Run {
         };
         world.set_max_io(BLOCK);
         Ok((world, versions))
+    }
+
+    /// A publish by the process itself, and one by another with the durability `after`.
+    fn publish_before(
+        &self,
+        world: &World,
+        scenario: Scenario,
+        process: &Arc<Process>,
+        cache: &Cache,
+        after: Option<Durability>,
+        versions: &mut Versions,
+    ) {
+        let mut done = |cache: Cache, process: &Arc<Process>, bytes: &'static [u8], durability| {
+            let task = world.spawn(process, "before", move || publish(&cache, bytes));
+            world.finish(task).expect("nothing disturbs it");
+            versions.all.push(Found::Value(bytes.to_vec(), None));
+            match durability {
+                Durability::Full => {
+                    versions.floor = versions.all.len() - 1;
+                    // What is cut off does not sync its tag either.
+                    versions.unverified = scenario.durability == Durability::Data;
+                }
+                _ => versions.unverified = true,
+            }
+        };
+        done(cache.clone(), process, OLD, scenario.durability);
+        if let Some(durability) = after {
+            let other = world.process("other");
+            done(self.cache(&other, durability), &other, NEXT, durability);
+        }
     }
 
     /// What is read, if that is allowed.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 /// The calls that reach the file system, the kernel's locks, or what watches a directory.
-const OF_FILES: [&str; 32] = [
+const OF_FILES: [&str; 33] = [
     "open",
     "openat",
     "openat2",
@@ -19,6 +19,7 @@ const OF_FILES: [&str; 32] = [
     "ftruncate",
     "fsync",
     "fdatasync",
+    "sync_file_range",
     "rename",
     "renameat",
     "renameat2",
