@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use cachelock::platform::FileSystem;
 use cachelock::platform::memory::{
     Call, Fault, Keep, Op, Pending, PendingOp, Process, Stopped, World,
 };
@@ -266,6 +267,52 @@ fn an_error_at_any_call_is_reported_and_spoils_nothing() {
                 assert_next_refresh_works(&world, generation, &why);
             }
         }
+    }
+}
+
+#[test]
+fn a_claim_or_a_head_that_could_not_be_made_is_an_error_and_tried_no_further() {
+    for (op, prefix) in [
+        (Op::Write, "claim-"),
+        (Op::SetMode, "claim-"),
+        (Op::SetLen, "head-"),
+        (Op::Rename, "head-"),
+    ] {
+        let why = format!("{op:?} of {prefix}");
+        let world = Before::Entry.world(Durability::Data);
+        let process = world.process("victim");
+        let fails = move |call: &Call| call.is(op, prefix);
+        world.inject(fails, Fault::Error(IoError::StorageFull), 1);
+        let cache = cache(&process, Durability::Data);
+        let task = world.spawn(&process, "main", move || publish(&cache, NEW));
+        let error = world.finish(task).expect_err(&why);
+        assert_eq!(error.kind(), ErrorKind::StorageFull, "{why}: {error}");
+        assert_next_refresh_works(&world, 1, &why);
+    }
+}
+
+#[test]
+fn claims_and_heads_are_synced_where_other_machines_look_and_nowhere_else() {
+    for remote in [false, true] {
+        let world = World::simulated();
+        if remote {
+            world.set_file_system(FileSystem {
+                name: "nfs".into(),
+                kernel_locks: false,
+                remote: true,
+            });
+        }
+        let synced = Arc::new(AtomicUsize::new(0));
+        let counter = synced.clone();
+        let counts = move |call: &Call| {
+            let ours = call.name.starts_with("claim-") || call.name.starts_with("head-");
+            counter.fetch_add(usize::from(ours && call.op == Op::SyncFile), Ordering::SeqCst);
+            false
+        };
+        world.inject(counts, Fault::Error(IoError::Other), 1);
+        publish_as(&world, "holder", Durability::None, NEW);
+        let expected = if remote { 2 } else { 0 };
+        assert_eq!(synced.load(Ordering::SeqCst), expected, "remote: {remote}");
     }
 }
 

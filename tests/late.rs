@@ -6,7 +6,7 @@
 
 use cachelock::platform::Platform;
 use cachelock::platform::memory::{Call, Op, Process, Task, World};
-use cachelock::{Cache, Error};
+use cachelock::{Cache, Error, Timeout};
 
 use support::{LEASE, begin, builder, on_payload, publish, read, residue};
 
@@ -54,6 +54,22 @@ fn a_guest_whose_claim_is_removed_before_it_has_written_it_tries_again() {
 #[test]
 fn a_guest_whose_next_head_is_removed_before_it_has_its_length_tries_again() {
     assert_tries_again(|call| call.is(Op::SetLen, "head-"));
+}
+
+#[test]
+fn who_is_overtaken_before_it_becomes_the_holder_tries_again() {
+    let world = World::simulated();
+    let process = world.guest("slow");
+    let cache = builder(&process).timeout(Timeout::Infinite).open();
+    let cache = cache.expect("good settings");
+    let late = world.spawn(&process, "main", move || publish(&cache, b"late"));
+    for _ in 0..TIMES {
+        world.run_to(&late, |call| call.renames_to("head"));
+        overtake(&world, b"another's");
+    }
+    let published = world.finish(late).expect("it is left alone at last");
+    assert_eq!(published.generation, TIMES as u64 + 1);
+    assert_eq!(residue(&world), [""; 0], "something is left behind");
 }
 
 /// A guest that does `work` with its cache.

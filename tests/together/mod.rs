@@ -25,6 +25,7 @@ together! {
     heartbeat "../heartbeat.rs"
     keys "../keys.rs"
     late "../late.rs"
+    lost "../lost.rs"
     patience "../patience.rs"
     random "../random.rs"
     replay "../replay.rs"
