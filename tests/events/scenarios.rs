@@ -5,9 +5,9 @@ use std::io::ErrorKind as IoError;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cachelock::platform::FileSystem;
 use cachelock::platform::memory::{Call, Fault, Op, Process};
-use cachelock::{Cache, CancelToken, Error, EventKind, Policy, Snapshot, Timeout};
+use cachelock::platform::{FileSystem, Platform};
+use cachelock::{Cache, CancelToken, Error, EventKind, Locking, Policy, Snapshot, Timeout};
 
 use super::stage::{Stage, by_main, get, hold, sleep, together};
 use super::support::{LEASE, begin, publish};
@@ -170,6 +170,59 @@ fn a_killed_holder_is_taken_over_and_its_leftovers_removed() -> Stage {
     assert_eq!(
         stage.the("recovered").field("detail"),
         "removed 2 stray files"
+    );
+    stage
+}
+
+fn of_two_dead_holders_the_later_one_is_named() -> Stage {
+    let stage = Stage::new();
+    let by_lease = |name: &str| stage.native_with(name, |builder| builder.locking(Locking::Lease));
+    let (first, second, third) = (by_lease("first"), by_lease("second"), by_lease("third"));
+    let dies = stage.spawn(&first, |cache| cache.lock().map(drop));
+    stage
+        .world
+        .run_to(&dies, |call| call.is(Op::Unlink, "claim-"));
+    stage.world.kill(&first.0);
+    let dies = stage.spawn(&second, |cache| cache.lock().map(drop));
+    // It has become the holder, and not yet removed the first one's claim.
+    stage.world.run_to(&dies, |call| {
+        call.is(Op::OpenRead, "claim-00000000000000000001")
+    });
+    stage
+        .world
+        .run_to(&dies, |call| call.is(Op::Unlink, "claim-"));
+    stage.world.kill(&second.0);
+    stage
+        .run(&third, |cache| cache.lock().map(drop))
+        .expect("both leases expire");
+    let taken_over = stage.the("lease_taken_over");
+    let process = second.0.identity().pid.expect("natives have one");
+    let holder = taken_over.field("holder");
+    assert!(
+        holder.starts_with(&format!("process {process} ")),
+        "{holder}"
+    );
+    assert_eq!(
+        stage.the("recovered").field("detail"),
+        "removed 2 stray files"
+    );
+    stage
+}
+
+fn what_a_power_loss_has_left_is_removed() -> Stage {
+    let stage = Stage::new();
+    let a = stage.native("a");
+    stage
+        .run(&a, |cache| publish(cache, b"a"))
+        .expect("nobody is in the way");
+    let stray = format!(".cachelock/stage-{:020}-{:032x}-0", 7, 1);
+    stage.world.plant_file(&stage.path(&stray), b"");
+    stage
+        .run(&a, |cache| publish(cache, b"a"))
+        .expect("nobody is in the way");
+    assert_eq!(
+        stage.the("recovered").field("detail"),
+        "removed 1 stray files"
     );
     stage
 }
@@ -433,6 +486,8 @@ scenarios!(
     one_try_is_contended_too,
     a_cancelled_wait_is_told,
     a_killed_holder_is_taken_over_and_its_leftovers_removed,
+    of_two_dead_holders_the_later_one_is_named,
+    what_a_power_loss_has_left_is_removed,
     an_overtaken_publish_loses_its_lease,
     a_heartbeat_notices_that_the_lease_is_lost,
     a_beat_that_fails_is_told_and_tried_again,
