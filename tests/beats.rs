@@ -162,6 +162,25 @@ fn a_holder_whose_disk_is_full_for_less_than_a_lease_keeps_it() {
 }
 
 #[test]
+fn the_shorter_the_lease_the_sooner_a_failed_beat_is_tried_again() {
+    let lease = LEASE / 4;
+    let scene = Scene::new(false);
+    let held = scene.holds(lease, works_for(LEASE));
+    let tries = Arc::new(AtomicUsize::new(0));
+    let counter = tries.clone();
+    let fails = move |call: &Call| {
+        counter.fetch_add(usize::from(writes_claim(call)), Ordering::SeqCst);
+        writes_claim(call)
+    };
+    let full = Fault::Error(IoError::StorageFull);
+    scene.world.inject(fails, full, usize::MAX);
+    scene.world.finish(held).expect("nobody else is there");
+    // Each twelfth of the lease, after the first third.
+    let tries = tries.load(Ordering::SeqCst);
+    assert!((48..=50).contains(&tries), "{tries}");
+}
+
+#[test]
 fn a_holder_whose_disk_is_full_for_longer_is_overtaken_and_publishes_nothing() {
     for guest in [false, true] {
         for spared in 0..3 {
