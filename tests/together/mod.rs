@@ -28,6 +28,7 @@ together! {
     lost "../lost.rs"
     patience "../patience.rs"
     random "../random.rs"
+    renames "../renames.rs"
     replay "../replay.rs"
     retry "../retry.rs"
     stampede "../stampede.rs"
