@@ -302,6 +302,25 @@ fn a_dead_holder_is_overtaken_after_its_lease_whatever_the_wall_clock_does() {
     }
 }
 
+/// It pauses for longer than an eighth of such a lease, and each pause counts in full.
+#[test]
+fn who_polls_waits_for_the_shortest_lease_and_no_longer() {
+    let lease = Duration::from_millis(100);
+    let world = World::simulated();
+    let run = |name: &str| {
+        let guest = world.guest(name);
+        let cache = builder(&guest).lease(lease).open().expect("good settings");
+        world.spawn(&guest, "main", move || publish(&cache, b"payload"))
+    };
+    let dies = run("dies");
+    world.run_to(&dies, |call| call.renames_to("entry"));
+    let waits = run("waits");
+    let began = world.now();
+    world.finish(waits).expect("the dead must give way");
+    let took = world.now() - began;
+    assert!(took >= lease && took <= lease * 21 / 20, "{took:?}");
+}
+
 #[test]
 fn whoever_cannot_stay_for_the_lease_gets_past_a_holder_that_died_long_ago() {
     let kinds = [Timeout::TryOnce, LEASE.into(), (LEASE * 6 / 5).into()];
