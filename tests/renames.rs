@@ -149,6 +149,54 @@ fn absent_has_no_length_and_what_is_absent_already_needs_one_rename() {
 }
 
 #[test]
+fn what_comes_after_the_tag_of_an_absent_entry_is_told_and_no_failure() {
+    let absent = |cache: &Cache| {
+        let refresh = cache.entry("entry")?.refresh()?;
+        Ok(refresh.publish_absent(Duration::from_secs(60))?)
+    };
+    let scene = published();
+    let full = Fault::Error(IoError::StorageFull);
+    scene.0.inject(renames_payload(), full, 1);
+    let error = again(&scene, absent).expect_err("the payload is as it was");
+    assert_eq!(error.kind(), ErrorKind::NotDurable, "{error}");
+    assert!(error.to_string().contains("read the file alone"), "{error}");
+    assert_eq!(read(&scene.0, "reader").expect("no error"), None);
+    // Overtaken, and published all the same: nobody is told to do it again.
+    let (world, process, cache) = published();
+    let task = world.spawn(&process, "main", move || absent(&cache));
+    world.run_to(&task, renames_payload());
+    let operator = world.process("operator");
+    let force = builder(&operator).open().expect("nothing is touched");
+    let broken = world.spawn(&operator, "main", move || force.break_lock());
+    world.finish(broken).expect("force waits for nobody");
+    let published = world.finish(task).expect("its tag was in place");
+    assert_eq!(published.generation, 2);
+    assert_eq!(read(&world, "reader").expect("no error"), None);
+}
+
+#[test]
+fn nothing_is_published_where_the_path_does_not_lead_any_more() {
+    for replaced in [false, true] {
+        let scene = published();
+        let world = scene.0.clone();
+        let error = again(&scene, move |cache| {
+            let refresh = begin(cache, b"new")?;
+            world.rename("/cache", "/moved");
+            if replaced {
+                world.plant_dir("/cache");
+            }
+            Ok(refresh.publish()?)
+        });
+        let error = error.expect_err("nobody would see it");
+        assert!(error.is_lease_lost(), "{error}");
+        assert!(error.to_string().contains("moved or replaced"), "{error}");
+        let old = scene.0.read_file("/moved/entry");
+        assert_eq!(old.as_deref(), Some(&b"old"[..]), "replaced: {replaced}");
+        assert!(!scene.0.exists(PAYLOAD), "replaced: {replaced}");
+    }
+}
+
+#[test]
 fn files_and_directories_are_synced_as_the_durability_says() {
     for (durability, files, dirs) in [
         (Durability::None, 0, false),
