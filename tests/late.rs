@@ -6,7 +6,7 @@
 
 use cachelock::platform::Platform;
 use cachelock::platform::memory::{Call, Op, Process, Task, World};
-use cachelock::{Cache, Error, Timeout};
+use cachelock::{Cache, Durability, Error, Timeout};
 
 use support::{LEASE, begin, builder, on_payload, publish, read, residue};
 
@@ -125,5 +125,30 @@ fn a_guest_that_is_overtaken_in_the_middle_of_a_beat_says_that_its_lease_is_lost
         overtake(&world, b"new");
         let error = world.finish(late).expect_err("it was overtaken");
         assert!(error.is_lease_lost(), "before {op:?}: {error}");
+    }
+}
+
+#[test]
+fn a_guest_whose_stage_is_removed_at_any_of_its_calls_says_that_its_lease_is_lost() {
+    // The payload's stage, and then the tag's, which is synced with this durability, too.
+    for (op, times) in [(Op::Write, 2), (Op::SyncFile, 2)] {
+        for nth in 0..times {
+            let world = World::simulated();
+            let process = world.guest("slow");
+            let cache = builder(&process).durability(Durability::Full).open();
+            let cache = cache.expect("good settings");
+            let late = world.spawn(&process, "main", move || publish(&cache, b"old"));
+            let mut seen = 0;
+            world.run_to(&late, move |call| {
+                seen += usize::from(call.is(op, "stage-"));
+                seen > nth
+            });
+            overtake(&world, b"new");
+            let error = world.finish(late).expect_err("it was overtaken");
+            assert!(error.is_lease_lost(), "{op:?} {nth}: {error}");
+            let found = read(&world, "reader").expect("whole");
+            assert_eq!(found, Some((b"new".to_vec(), Some(1))), "{op:?} {nth}");
+            assert_eq!(residue(&world), [""; 0], "{op:?} {nth}");
+        }
     }
 }
