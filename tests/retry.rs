@@ -170,3 +170,28 @@ fn a_refresh_tells_how_long_it_waited_and_when_it_must_beat() {
         assert_eq!(before != after, guest, "a beat is written when it is due");
     }
 }
+
+#[test]
+fn an_old_payload_that_cannot_be_read_is_an_error_and_a_corrupt_one_is_none() {
+    let world = with_failing(
+        |_| false,
+        |cache| {
+            let refresh = begin(cache, b"old").expect("it is free");
+            refresh.publish().expect("nothing is in the way");
+        },
+    );
+    let process = world.process("b");
+    let cache = builder(&process).open().expect("nothing is touched");
+    let refresh = world.finish(world.spawn(&process, "main", move || begin(&cache, b"new")));
+    let mut refresh = refresh.expect("it is free");
+    let reads = |call: &Call| call.op == Op::OpenRead && call.name == "entry";
+    world.clear_faults();
+    world.inject(reads, Fault::Error(IoError::PermissionDenied), 1);
+    let error = refresh.previous().expect_err("it may not be read");
+    assert_eq!(error.kind(), ErrorKind::Permission, "{error}");
+    let old = refresh.previous().expect("it may be read again");
+    assert_eq!(old.expect("it is there").meta().generation, Some(1));
+    world.plant_file("/cache/entry", b"damaged");
+    let none = refresh.previous().expect("a corrupt one is as none");
+    assert!(none.is_none());
+}
