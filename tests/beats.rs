@@ -204,6 +204,37 @@ fn a_holder_whose_disk_is_full_for_longer_is_overtaken_and_publishes_nothing() {
 }
 
 #[test]
+fn a_beat_that_comes_just_after_the_release_is_no_loss() {
+    for seed in 0..100 {
+        let scene = Scene::new(false);
+        let told = Arc::new(AtomicUsize::new(0));
+        let counter = told.clone();
+        let cache = builder(&scene.holder)
+            .observer(move |event: &Event<'_>| {
+                let bad = [EventKind::LeaseLost, EventKind::HeartbeatFailed];
+                counter.fetch_add(usize::from(bad.contains(&event.kind)), Ordering::SeqCst);
+            })
+            .open()
+            .expect("good settings");
+        let own = scene.holder.clone();
+        let held = scene.world.spawn(&scene.holder, "main", move || {
+            let lock = cache.lock()?;
+            // The beat is due at the same moment.
+            sleep(&own, LEASE / 3);
+            drop(lock);
+            sleep(&own, LEASE);
+            Ok::<_, Error>(())
+        });
+        scene
+            .world
+            .run_together(&[&held], seeded(seed), STEPS)
+            .unwrap_or_else(|unfinished| panic!("{unfinished}"));
+        scene.world.finish(held).expect("nobody is in the way");
+        assert_eq!(told.load(Ordering::SeqCst), 0, "seed {seed}");
+    }
+}
+
+#[test]
 fn where_nobody_waits_a_holder_may_miss_all_its_beats() {
     for guest in [false, true] {
         let scene = Scene::new(guest);
