@@ -57,7 +57,7 @@ fn a_folder_that_vanishes_once_is_made_again_and_twice_is_an_error() {
             1 => assert_eq!(result.expect("the stage is there").generation, 2),
             _ => {
                 let error = result.expect_err("somebody is at work there");
-                assert_eq!(error.io_kind(), IoError::NotFound, "{error}");
+                assert_eq!(error.kind(), ErrorKind::Io, "{error}");
                 assert_eq!(error.path(), Some(PAYLOAD.as_ref()), "{error}");
             }
         }
@@ -75,7 +75,7 @@ fn a_rename_across_file_systems_names_both_paths() {
     for part in [PAYLOAD, "/cache/.cachelock/stage-", "two file systems"] {
         assert!(text.contains(part), "{text}");
     }
-    assert_eq!(error.io_kind(), IoError::CrossesDevices, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Io, "{error}");
 }
 
 #[test]
