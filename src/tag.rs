@@ -365,6 +365,16 @@ mod tests {
     }
 
     #[test]
+    fn validators_that_just_fit_are_taken() {
+        let path = Path::new("x");
+        let of = |value: usize| Validators::from([("etag".to_owned(), "x".repeat(value))]);
+        assert!(check_validators(path, &of(VALIDATORS_MAX - 4)).is_ok());
+        assert!(check_validators(path, &of(VALIDATORS_MAX - 3)).is_err());
+        let many = (0..64).map(|n| (n.to_string(), String::new())).collect();
+        assert!(check_validators(path, &many).is_ok());
+    }
+
+    #[test]
     fn a_validator_that_would_be_read_back_otherwise_is_none() {
         let mut writer = Writer::new(FORMAT);
         Record::missing(0).write(&mut writer, "previous");

@@ -162,6 +162,25 @@ fn a_holder_whose_disk_is_full_for_less_than_a_lease_keeps_it() {
 }
 
 #[test]
+fn the_shorter_the_lease_the_sooner_a_failed_beat_is_tried_again() {
+    let lease = LEASE / 4;
+    let scene = Scene::new(false);
+    let held = scene.holds(lease, works_for(LEASE));
+    let tries = Arc::new(AtomicUsize::new(0));
+    let counter = tries.clone();
+    let fails = move |call: &Call| {
+        counter.fetch_add(usize::from(writes_claim(call)), Ordering::SeqCst);
+        writes_claim(call)
+    };
+    let full = Fault::Error(IoError::StorageFull);
+    scene.world.inject(fails, full, usize::MAX);
+    scene.world.finish(held).expect("nobody else is there");
+    // Each twelfth of the lease, after the first third.
+    let tries = tries.load(Ordering::SeqCst);
+    assert!((48..=50).contains(&tries), "{tries}");
+}
+
+#[test]
 fn a_holder_whose_disk_is_full_for_longer_is_overtaken_and_publishes_nothing() {
     for guest in [false, true] {
         for spared in 0..3 {
@@ -181,6 +200,37 @@ fn a_holder_whose_disk_is_full_for_longer_is_overtaken_and_publishes_nothing() {
             let ended = scene.end(held);
             scene.assert_lost(ended, &format!("{spared} beats, guest: {guest}"));
         }
+    }
+}
+
+#[test]
+fn a_beat_that_comes_just_after_the_release_is_no_loss() {
+    for seed in 0..100 {
+        let scene = Scene::new(false);
+        let told = Arc::new(AtomicUsize::new(0));
+        let counter = told.clone();
+        let cache = builder(&scene.holder)
+            .observer(move |event: &Event<'_>| {
+                let bad = [EventKind::LeaseLost, EventKind::HeartbeatFailed];
+                counter.fetch_add(usize::from(bad.contains(&event.kind)), Ordering::SeqCst);
+            })
+            .open()
+            .expect("good settings");
+        let own = scene.holder.clone();
+        let held = scene.world.spawn(&scene.holder, "main", move || {
+            let lock = cache.lock()?;
+            // The beat is due at the same moment.
+            sleep(&own, LEASE / 3);
+            drop(lock);
+            sleep(&own, LEASE);
+            Ok::<_, Error>(())
+        });
+        scene
+            .world
+            .run_together(&[&held], seeded(seed), STEPS)
+            .unwrap_or_else(|unfinished| panic!("{unfinished}"));
+        scene.world.finish(held).expect("nobody is in the way");
+        assert_eq!(told.load(Ordering::SeqCst), 0, "seed {seed}");
     }
 }
 

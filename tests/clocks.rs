@@ -302,6 +302,61 @@ fn a_dead_holder_is_overtaken_after_its_lease_whatever_the_wall_clock_does() {
     }
 }
 
+/// It pauses for longer than an eighth of such a lease, and each pause counts in full.
+#[test]
+fn who_polls_waits_for_the_shortest_lease_and_no_longer() {
+    let lease = Duration::from_millis(100);
+    let world = World::simulated();
+    let run = |name: &str| {
+        let guest = world.guest(name);
+        let cache = builder(&guest).lease(lease).open().expect("good settings");
+        world.spawn(&guest, "main", move || publish(&cache, b"payload"))
+    };
+    let dies = run("dies");
+    world.run_to(&dies, |call| call.renames_to("entry"));
+    let waits = run("waits");
+    let began = world.now();
+    world.finish(waits).expect("the dead must give way");
+    let took = world.now() - began;
+    assert!(took >= lease && took <= lease * 21 / 20, "{took:?}");
+}
+
+/// A native waits for events, and beats make none. Still it looks often enough to know when the last one was.
+#[test]
+fn who_waits_for_events_sees_beats_and_when_they_end() {
+    let world = World::simulated();
+    let guest = world.guest("beats");
+    let cache = builder(&guest).open().expect("good settings");
+    let own = guest.clone();
+    let beats = world.spawn(&guest, "main", move || {
+        let refresh = begin(&cache, b"beats")?;
+        for _ in 0..5 {
+            sleep(&own, LEASE * 3 / 7);
+            refresh.heartbeat()?;
+        }
+        // As if it had been killed.
+        std::mem::forget(refresh);
+        Ok::<_, Error>(())
+    });
+    world.run_to(&beats, |call| call.op == Op::Wait);
+    let process = world.process("waiter");
+    let cache = builder(&process).timeout(Timeout::Infinite).open();
+    let cache = cache.expect("good settings");
+    let began = world.now();
+    let waits = world.spawn(&process, "main", move || publish(&cache, b"next"));
+    let tasks: [&dyn Target; 2] = [&beats, &waits];
+    world
+        .run_together(&tasks, seeded(1), STEPS)
+        .unwrap_or_else(|unfinished| panic!("{unfinished}"));
+    world.finish(beats).expect("it is alive all the time");
+    world.finish(waits).expect("the dead must give way");
+    let stood_still = (world.now() - began) - 5 * (LEASE * 3 / 7);
+    assert!(
+        stood_still >= LEASE && stood_still <= LEASE * 9 / 8,
+        "it was overtaken {stood_still:?} after its last beat"
+    );
+}
+
 #[test]
 fn whoever_cannot_stay_for_the_lease_gets_past_a_holder_that_died_long_ago() {
     let kinds = [Timeout::TryOnce, LEASE.into(), (LEASE * 6 / 5).into()];

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use cachelock::platform::FileSystem;
 use cachelock::platform::memory::{
     Call, Fault, Keep, Op, Pending, PendingOp, Process, Stopped, World,
 };
@@ -269,6 +270,55 @@ fn an_error_at_any_call_is_reported_and_spoils_nothing() {
     }
 }
 
+#[test]
+fn a_claim_or_a_head_that_could_not_be_made_is_an_error_and_tried_no_further() {
+    for (op, prefix) in [
+        (Op::Write, "claim-"),
+        (Op::SetMode, "claim-"),
+        (Op::SetLen, "head-"),
+        (Op::Rename, "head-"),
+    ] {
+        let why = format!("{op:?} of {prefix}");
+        let world = Before::Entry.world(Durability::Data);
+        let process = world.process("victim");
+        let fails = move |call: &Call| call.is(op, prefix);
+        world.inject(fails, Fault::Error(IoError::StorageFull), 1);
+        let cache = cache(&process, Durability::Data);
+        let task = world.spawn(&process, "main", move || publish(&cache, NEW));
+        let error = world.finish(task).expect_err(&why);
+        assert_eq!(error.kind(), ErrorKind::StorageFull, "{why}: {error}");
+        assert_next_refresh_works(&world, 1, &why);
+    }
+}
+
+#[test]
+fn claims_and_heads_are_synced_where_other_machines_look_and_nowhere_else() {
+    for remote in [false, true] {
+        let world = World::simulated();
+        if remote {
+            world.set_file_system(FileSystem {
+                name: "nfs".into(),
+                kernel_locks: false,
+                remote: true,
+            });
+        }
+        let synced = Arc::new(AtomicUsize::new(0));
+        let counter = synced.clone();
+        let counts = move |call: &Call| {
+            let ours = call.name.starts_with("claim-") || call.name.starts_with("head-");
+            counter.fetch_add(
+                usize::from(ours && call.op == Op::SyncFile),
+                Ordering::SeqCst,
+            );
+            false
+        };
+        world.inject(counts, Fault::Error(IoError::Other), 1);
+        publish_as(&world, "holder", Durability::None, NEW);
+        let expected = if remote { 2 } else { 0 };
+        assert_eq!(synced.load(Ordering::SeqCst), expected, "remote: {remote}");
+    }
+}
+
 /// What a power cut takes.
 #[derive(Debug, Clone, Copy)]
 enum Cut {
@@ -446,19 +496,21 @@ fn an_absent_entry_is_never_an_empty_one_whatever_a_power_cut_takes() {
     }
 }
 
-/// What a power cut leaves of three refreshes in a row that the disk has heard nothing of: the last one's names that begin so.
-fn outlived(survives: &str) -> World {
+/// What a power cut leaves of refreshes in a row that the disk has heard nothing of, so many of them done: of the last one the
+/// names of this kind.
+fn outlived(before: u64, kind: &str) -> World {
     let world = World::simulated();
-    for name in ["first", "second"] {
-        publish_as(&world, name, Durability::Data, OLD);
+    for number in 0..before {
+        publish_as(&world, &format!("before {number}"), Durability::Data, OLD);
     }
-    let process = world.process("third");
+    let process = world.process("last");
     let cache = cache(&process, Durability::Data);
     let task = world.spawn(&process, "main", move || publish(&cache, NEW));
     world.run_to(&task, |call| call.renames_to("entry"));
+    let survives = format!("{kind}-{:020}", before + 1);
     let image = world.image(1, |pending| {
         let made = pending.op == PendingOp::Create;
-        let ours = ["cache", ".cachelock", survives];
+        let ours = ["cache", ".cachelock", &survives];
         lose_if(!made || !ours.iter().any(|name| pending.name.starts_with(name)))
     });
     assert!(!residue(&image).is_empty(), "{survives} survives");
@@ -467,15 +519,22 @@ fn outlived(survives: &str) -> World {
 
 #[test]
 fn names_that_outlive_their_claims_in_a_power_cut_are_swept_by_the_next_refresh() {
-    for survives in ["stage-00000000000000000003", "head-00000000000000000003"] {
-        assert_next_refresh_works(&outlived(survives), 0, survives);
+    // It has the first epoch again: theirs, or an earlier one.
+    for (before, kind) in [
+        (0, "claim"),
+        (0, "stage"),
+        (0, "head"),
+        (2, "stage"),
+        (2, "head"),
+    ] {
+        assert_next_refresh_works(&outlived(before, kind), 0, kind);
     }
 }
 
 #[test]
 fn a_claim_that_outlives_the_head_in_a_power_cut_is_waited_for_once() {
     for guests in [false, true] {
-        let world = outlived("claim-00000000000000000003");
+        let world = outlived(2, "claim");
         let mut took = Vec::new();
         for (generation, left) in [(1, true), (2, false), (3, false)] {
             let name = format!("{generation}");

@@ -466,6 +466,48 @@ fn past_a_gate_that_an_operator_has_broken_the_next_caller_goes_at_once() {
     assert!(residue.is_empty(), "{residue:?}");
 }
 
+/// What is left once a holder that was overtaken has seen that and given the gate back. It is overtaken by an operator, or else
+/// somebody goes past it; `past` is the epoch of whoever does, and still holds.
+#[track_caller]
+fn assert_left_by_the_overtaken(operator: bool, past: Option<u64>) {
+    let world = World::simulated();
+    let (holder, waiter) = (who(&world, "holder"), who(&world, "waiter"));
+    let (own, cache) = holder.clone();
+    let frozen = world.spawn(&holder.0, "main", move || {
+        let lock = cache.lock()?;
+        own.event().wait_until(Some(own.monotonic() + LEASE));
+        lock.check_held()
+    });
+    world.run_to(&frozen, |call| {
+        call.op == Op::Wait && &*call.thread == "main"
+    });
+    if operator {
+        let (process, operator) = who(&world, "operator");
+        let broken = world.spawn(&process, "main", move || operator.break_lock());
+        world.finish(broken).expect("force waits for nobody");
+    }
+    let claim = past.map(|epoch| format!("claim-{epoch:020}"));
+    let past = claim.clone().map(|claim| {
+        let past = locks(&waiter, &world);
+        world.run_to(&past, move |call| call.is(Op::Unlink, &claim));
+        past
+    });
+    let error = world.finish(frozen).expect_err("it was overtaken");
+    assert!(error.is_lease_lost(), "{error}");
+    let expected: Vec<_> = claim.into_iter().collect();
+    assert_eq!(support::residue(&world), expected, "of who is there");
+    if let Some(past) = past {
+        world.finish(past).expect("it still has the lock");
+    }
+}
+
+#[test]
+fn who_was_overtaken_removes_what_the_operator_has_left_and_nobodys_claim() {
+    assert_left_by_the_overtaken(true, None);
+    assert_left_by_the_overtaken(true, Some(3));
+    assert_left_by_the_overtaken(false, Some(2));
+}
+
 #[test]
 fn a_caller_that_only_tries_starts_no_thread() {
     let world = World::simulated();

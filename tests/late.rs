@@ -8,7 +8,7 @@ use std::path::Path;
 
 use cachelock::platform::Platform;
 use cachelock::platform::memory::{Call, Op, Process, Task, World};
-use cachelock::{Cache, Error};
+use cachelock::{Cache, Durability, Error, Timeout};
 
 use support::{LEASE, begin, builder, on_payload, publish, read, residue};
 
@@ -56,6 +56,22 @@ fn a_guest_whose_claim_is_removed_before_it_has_written_it_tries_again() {
 #[test]
 fn a_guest_whose_next_head_is_removed_before_it_has_its_length_tries_again() {
     assert_tries_again(|call| call.is(Op::SetLen, "head-"));
+}
+
+#[test]
+fn who_is_overtaken_before_it_becomes_the_holder_tries_again() {
+    let world = World::simulated();
+    let process = world.guest("slow");
+    let cache = builder(&process).timeout(Timeout::Infinite).open();
+    let cache = cache.expect("good settings");
+    let late = world.spawn(&process, "main", move || publish(&cache, b"late"));
+    for _ in 0..TIMES {
+        world.run_to(&late, |call| call.renames_to("head"));
+        overtake(&world, b"another's");
+    }
+    let published = world.finish(late).expect("it is left alone at last");
+    assert_eq!(published.generation, TIMES as u64 + 1);
+    assert_eq!(residue(&world), [""; 0], "something is left behind");
 }
 
 /// A guest that does `work` with its cache.
@@ -152,5 +168,30 @@ fn a_guest_that_reads_while_others_publish_gets_one_payload_whole() {
         let snapshot = world.finish(late).expect("no corruption").expect("there");
         let payloads = [&b"old"[..], b"newer, and longer", b"as long as second"];
         assert!(payloads.contains(&&snapshot[..]), "before {stops:?}: a mix");
+    }
+}
+
+#[test]
+fn a_guest_whose_stage_is_removed_at_any_of_its_calls_says_that_its_lease_is_lost() {
+    // The payload's stage, and then the tag's, which is synced with this durability, too.
+    for (op, times) in [(Op::Write, 2), (Op::SyncFile, 2)] {
+        for nth in 0..times {
+            let world = World::simulated();
+            let process = world.guest("slow");
+            let cache = builder(&process).durability(Durability::Full).open();
+            let cache = cache.expect("good settings");
+            let late = world.spawn(&process, "main", move || publish(&cache, b"old"));
+            let mut seen = 0;
+            world.run_to(&late, move |call| {
+                seen += usize::from(call.is(op, "stage-"));
+                seen > nth
+            });
+            overtake(&world, b"new");
+            let error = world.finish(late).expect_err("it was overtaken");
+            assert!(error.is_lease_lost(), "{op:?} {nth}: {error}");
+            let found = read(&world, "reader").expect("whole");
+            assert_eq!(found, Some((b"new".to_vec(), Some(1))), "{op:?} {nth}");
+            assert_eq!(residue(&world), [""; 0], "{op:?} {nth}");
+        }
     }
 }

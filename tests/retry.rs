@@ -6,7 +6,7 @@ use std::path::Path;
 use cachelock::platform::memory::{Call, Fault, Op, World};
 use cachelock::{Cache, Error, ErrorKind};
 
-use support::{begin, builder, read};
+use support::{LEASE, begin, builder, read};
 
 mod support;
 
@@ -101,4 +101,97 @@ fn what_a_failed_publish_gives_back_is_published_as_it_is() {
         let found = read(&world, "b").expect("no error");
         assert_eq!(found, Some((b"payload".to_vec(), Some(1))), "{fails_at}");
     }
+}
+
+#[test]
+fn an_abandoned_refresh_says_if_its_stage_could_not_be_removed() {
+    with_failing(
+        |call| call.is(Op::Unlink, "stage-"),
+        |cache| {
+            let refresh = begin(cache, b"payload").expect("it is free");
+            let error = refresh.abandon().expect_err("it is still there");
+            assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
+            let refresh = begin(cache, b"payload").expect("the lock was given back");
+            refresh.abandon().expect("nothing is in the way");
+        },
+    );
+}
+
+#[test]
+fn a_flush_hands_all_bytes_over_and_says_if_it_cannot() {
+    let world = World::simulated();
+    let process = world.process("a");
+    let cache = builder(&process).open().expect("nothing is touched");
+    let refresh = world.finish(world.spawn(&process, "main", move || begin(&cache, b"few")));
+    let mut refresh = refresh.expect("it is free");
+    let staged = || {
+        let mut names = world.list("/cache/.cachelock").into_iter();
+        let name = names.find(|name| name.starts_with("stage-"));
+        let path = format!("/cache/.cachelock/{}", name.expect("one is under way"));
+        world.read_file(&path).expect("it was listed")
+    };
+    assert_eq!(staged(), b"", "so few bytes stay in the buffer");
+    refresh.flush().expect("the disk has room");
+    assert_eq!(staged(), b"few");
+    refresh.add(b" more").expect("they stay in the buffer");
+    world.inject(writes_stage, Fault::Error(IoError::StorageFull), 1);
+    let error = refresh.flush().expect_err("the disk is full");
+    assert_eq!(error.kind(), IoError::StorageFull, "{error}");
+    assert_poisoned(&refresh.add(b"").expect_err("some bytes are lost"));
+}
+
+#[test]
+fn a_refresh_tells_how_long_it_waited_and_when_it_must_beat() {
+    for guest in [false, true] {
+        let world = World::simulated();
+        let dead = world.guest("dead");
+        let cache = builder(&dead).open().expect("nothing is touched");
+        let dies = world.spawn(&dead, "main", move || begin(&cache, b"").map(drop));
+        world.run_to(&dies, |call| call.is(Op::Unlink, "stage-"));
+        world.kill(&dead);
+        let process = match guest {
+            false => world.process("a"),
+            true => world.guest("a"),
+        };
+        let cache = builder(&process).open().expect("nothing is touched");
+        let refresh = world.finish(world.spawn(&process, "main", move || begin(&cache, b"")));
+        let refresh = refresh.expect("the dead one's lease expires");
+        assert_eq!(refresh.waited(), LEASE, "guest: {guest}");
+        let due = refresh.heartbeat_due();
+        assert_eq!(due, guest.then_some(LEASE / 3), "a native has a thread");
+        world.advance(LEASE / 4);
+        let before = world.read_file("/cache/.cachelock/claim-00000000000000000002");
+        refresh.heartbeat().expect("nobody has overtaken it");
+        world.advance(LEASE / 4);
+        let due = refresh.heartbeat_due();
+        assert_eq!(due, guest.then_some(std::time::Duration::ZERO));
+        refresh.heartbeat().expect("nobody has overtaken it");
+        let after = world.read_file("/cache/.cachelock/claim-00000000000000000002");
+        assert_eq!(before != after, guest, "a beat is written when it is due");
+    }
+}
+
+#[test]
+fn an_old_payload_that_cannot_be_read_is_an_error_and_a_corrupt_one_is_none() {
+    let world = with_failing(
+        |_| false,
+        |cache| {
+            let refresh = begin(cache, b"old").expect("it is free");
+            refresh.publish().expect("nothing is in the way");
+        },
+    );
+    let process = world.process("b");
+    let cache = builder(&process).open().expect("nothing is touched");
+    let refresh = world.finish(world.spawn(&process, "main", move || begin(&cache, b"new")));
+    let mut refresh = refresh.expect("it is free");
+    let reads = |call: &Call| call.op == Op::OpenRead && call.name == "entry";
+    world.clear_faults();
+    world.inject(reads, Fault::Error(IoError::PermissionDenied), 1);
+    let error = refresh.previous().expect_err("it may not be read");
+    assert_eq!(error.kind(), ErrorKind::Permission, "{error}");
+    let old = refresh.previous().expect("it may be read again");
+    assert_eq!(old.expect("it is there").meta().generation, Some(1));
+    world.plant_file("/cache/entry", b"damaged");
+    let none = refresh.previous().expect("a corrupt one is as none");
+    assert!(none.is_none());
 }

@@ -5,9 +5,9 @@ use std::io::ErrorKind as IoError;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cachelock::platform::FileSystem;
 use cachelock::platform::memory::{Call, Fault, Op, Process};
-use cachelock::{Cache, CancelToken, Error, EventKind, Policy, Snapshot, Timeout};
+use cachelock::platform::{FileSystem, Platform};
+use cachelock::{Cache, CancelToken, Error, EventKind, Locking, Policy, Snapshot, Timeout};
 
 use super::stage::{Stage, by_main, get, hold, sleep, together};
 use super::support::{LEASE, begin, publish};
@@ -174,6 +174,59 @@ fn a_killed_holder_is_taken_over_and_its_leftovers_removed() -> Stage {
     stage
 }
 
+fn of_two_dead_holders_the_later_one_is_named() -> Stage {
+    let stage = Stage::new();
+    let by_lease = |name: &str| stage.native_with(name, |builder| builder.locking(Locking::Lease));
+    let (first, second, third) = (by_lease("first"), by_lease("second"), by_lease("third"));
+    let dies = stage.spawn(&first, |cache| cache.lock().map(drop));
+    stage
+        .world
+        .run_to(&dies, |call| call.is(Op::Unlink, "claim-"));
+    stage.world.kill(&first.0);
+    let dies = stage.spawn(&second, |cache| cache.lock().map(drop));
+    // It has become the holder, and not yet removed the first one's claim.
+    stage.world.run_to(&dies, |call| {
+        call.is(Op::OpenRead, "claim-00000000000000000001")
+    });
+    stage
+        .world
+        .run_to(&dies, |call| call.is(Op::Unlink, "claim-"));
+    stage.world.kill(&second.0);
+    stage
+        .run(&third, |cache| cache.lock().map(drop))
+        .expect("both leases expire");
+    let taken_over = stage.the("lease_taken_over");
+    let process = second.0.identity().pid.expect("natives have one");
+    let holder = taken_over.field("holder");
+    assert!(
+        holder.starts_with(&format!("process {process} ")),
+        "{holder}"
+    );
+    assert_eq!(
+        stage.the("recovered").field("detail"),
+        "removed 2 stray files"
+    );
+    stage
+}
+
+fn what_a_power_loss_has_left_is_removed() -> Stage {
+    let stage = Stage::new();
+    let a = stage.native("a");
+    stage
+        .run(&a, |cache| publish(cache, b"a"))
+        .expect("nobody is in the way");
+    let stray = format!(".cachelock/stage-{:020}-{:032x}-0", 7, 1);
+    stage.world.plant_file(&stage.path(&stray), b"");
+    stage
+        .run(&a, |cache| publish(cache, b"a"))
+        .expect("nobody is in the way");
+    assert_eq!(
+        stage.the("recovered").field("detail"),
+        "removed 1 stray files"
+    );
+    stage
+}
+
 fn an_overtaken_publish_loses_its_lease() -> Stage {
     let stage = Stage::new();
     let (a, b) = (stage.guest("a"), stage.guest("b"));
@@ -202,6 +255,11 @@ fn a_heartbeat_notices_that_the_lease_is_lost() -> Stage {
         stage.the("lease_lost").field("detail"),
         "a later holder has taken over"
     );
+    let names = stage.names();
+    assert!(
+        !names.contains(&"heartbeat_failed".to_owned()),
+        "a lease that is lost is no beat that failed: {names:?}"
+    );
     // The one who broke it gave it back at once; the loser's hold ends later, and is told all the same.
     let released: Vec<_> = stage
         .told()
@@ -214,25 +272,28 @@ fn a_heartbeat_notices_that_the_lease_is_lost() -> Stage {
 }
 
 fn a_beat_that_fails_is_told_and_tried_again() -> Stage {
+    let stage = beats_fail(1);
+    assert_eq!(stage.the("heartbeat_failed").number("epoch"), 1);
+    stage
+}
+
+fn beats_that_fail_in_a_row_are_told_once() -> Stage {
+    beats_fail(2)
+}
+
+fn beats_fail(times: usize) -> Stage {
     let stage = Stage::new();
     let a = stage.native("a");
     let beats = |call: &Call| call.is(Op::OpenWrite, "claim-") && &*call.thread == "cachelock-beat";
     stage
         .world
-        .inject(beats, Fault::Error(IoError::StorageFull), 2);
+        .inject(beats, Fault::Error(IoError::StorageFull), times);
     let holds = hold(&stage, &a, 2 * LEASE);
-    stage
-        .world
-        .finish(holds)
-        .expect("the third beat is in time");
+    stage.world.finish(holds).expect("the next beat is in time");
+    let names: Vec<_> = stage.told().into_iter().map(|told| told.name).collect();
     assert_eq!(
-        stage.names(),
+        names,
         ["lock_acquired", "heartbeat_failed", "lock_released"]
-    );
-    assert_eq!(
-        stage.told().len(),
-        3,
-        "two beats failed in a row, which is told once"
     );
     stage
 }
@@ -433,9 +494,12 @@ scenarios!(
     one_try_is_contended_too,
     a_cancelled_wait_is_told,
     a_killed_holder_is_taken_over_and_its_leftovers_removed,
+    of_two_dead_holders_the_later_one_is_named,
+    what_a_power_loss_has_left_is_removed,
     an_overtaken_publish_loses_its_lease,
     a_heartbeat_notices_that_the_lease_is_lost,
     a_beat_that_fails_is_told_and_tried_again,
+    beats_that_fail_in_a_row_are_told_once,
     a_release_that_fails_says_why,
     who_waited_for_somebody_elses_refresh_skips_its_own,
     a_refresh_that_is_skipped_under_the_lock_has_no_wait_of_its_own,
