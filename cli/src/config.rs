@@ -9,6 +9,7 @@ mod file;
 
 use std::ffi::OsString;
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -154,10 +155,18 @@ impl fmt::Display for Error {
 /// The environment, by name.
 type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
+/// How the configuration file is read.
+type Read<'a> = &'a dyn Fn(&Path) -> io::Result<Vec<u8>>;
+
 /// The settings for a command line that says `flags`.
 pub(crate) fn settings(flags: Flags) -> Result<Settings, Error> {
     let usual_dir = cachelock::platform::folders::config_dir();
-    resolve(flags, &|name| std::env::var_os(name), usual_dir)
+    resolve(
+        flags,
+        &|name| std::env::var_os(name),
+        usual_dir,
+        &file::read,
+    )
 }
 
 /// Whether to speak JSON, also before the settings are known, or when they cannot be had.
@@ -170,10 +179,12 @@ pub(crate) fn json(flag: Option<bool>) -> bool {
     flag.or_else(environment).unwrap_or(false)
 }
 
-fn resolve(
+/// As [`settings`], in an environment and with a file that may be made up.
+pub(crate) fn resolve(
     flags: Flags,
     environment: Environment<'_>,
     usual_dir: Option<PathBuf>,
+    read: Read<'_>,
 ) -> Result<Settings, Error> {
     let (path, must_exist) = match environment(FILE_VARIABLE) {
         Some(path) if path.is_empty() => (None, false),
@@ -181,7 +192,7 @@ fn resolve(
         None => (usual_dir.map(|dir| dir.join(USUAL_FILE)), false),
     };
     let file = match &path {
-        Some(path) => File::read(path, must_exist)?,
+        Some(path) => File::read(path, must_exist, read)?,
         None => None,
     };
     let layers = Layers {

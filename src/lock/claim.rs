@@ -75,13 +75,7 @@ impl Claim {
             writer.hex("boot", boot);
         }
         if let Some(host) = &self.host {
-            // A host name is ASCII by its standard; anything else is cut to what surely fits.
-            let host: String = host
-                .chars()
-                .filter(char::is_ascii_graphic)
-                .take(HOST_MAX)
-                .collect();
-            writer.line("host", &host);
+            writer.line("host", &plain_host(host));
         }
         let mut bytes = writer.finish().into_bytes();
         debug_assert!(
@@ -126,7 +120,7 @@ impl Claim {
                 "bypass" => claim.kind = Kind::Bypass,
                 "pid" => claim.pid = Some(text::number(key, value)?),
                 "boot" => claim.boot = Some(text::hex(key, value)?),
-                "host" => claim.host = Some(text::unescape(value)?),
+                "host" => claim.host = Some(plain_host(&text::unescape(value)?)),
                 _ => {}
             }
         }
@@ -151,6 +145,12 @@ impl Claim {
             lease: self.lease,
         }
     }
+}
+
+/// A host name is ASCII by its standard; anything else is cut to what surely fits and moves no terminal's cursor.
+fn plain_host(host: &str) -> String {
+    let plain = host.chars().filter(char::is_ascii_graphic);
+    plain.take(HOST_MAX).collect()
 }
 
 fn gate_id(value: &str) -> Result<FileId, String> {
@@ -237,6 +237,26 @@ mod tests {
             ..sample()
         };
         assert_eq!(Claim::decode(&claim.encode()).unwrap().lease, LEASE_MAX);
+    }
+
+    #[test]
+    fn a_forged_host_cannot_write_to_a_terminal() {
+        let claim = Claim {
+            host: Some("hhh".to_owned()),
+            ..sample()
+        };
+        let text = String::from_utf8(claim.encode()).unwrap();
+        let body = text
+            .split("check ")
+            .next()
+            .unwrap()
+            .replace("host ", "host %1b[2J%0aroot:");
+        let check = xxhash_rust::xxh3::xxh3_64(body.as_bytes());
+        let mut forged = format!("{body}check {check:016x}\n").into_bytes();
+        forged.resize(RECORD_LEN, b' ');
+        let holder = Claim::decode(&forged).unwrap().holder().to_string();
+        assert!(holder.contains("on host [2Jroot:hhh"), "{holder:?}");
+        assert!(!holder.contains(char::is_control), "{holder:?}");
     }
 
     #[test]

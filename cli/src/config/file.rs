@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
-use super::{ALL, Error, FILE_VARIABLE, Names, Source, Value};
+use super::{ALL, Error, FILE_VARIABLE, Names, Read, Source, Value};
 
 /// More is no configuration file.
 const MOST: u64 = 1 << 20;
@@ -90,8 +90,12 @@ impl From<&DeValue<'_>> for Raw {
 }
 
 impl File {
-    /// Reads the file at `path`; `None` if there is none and none `must_exist`.
-    pub(super) fn read(path: &Path, must_exist: bool) -> Result<Option<Self>, Error> {
+    /// What `read` finds at `path`; `None` if there is no file and none `must_exist`.
+    pub(super) fn read(
+        path: &Path,
+        must_exist: bool,
+        read: Read<'_>,
+    ) -> Result<Option<Self>, Error> {
         let bytes = match read(path) {
             Ok(bytes) => bytes,
             Err(error) if !must_exist && is_absent(path, &error) => return Ok(None),
@@ -154,7 +158,8 @@ impl File {
     }
 }
 
-fn read(path: &Path) -> io::Result<Vec<u8>> {
+/// All bytes of a file that may be one.
+pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
     // Where a directory cannot be opened as a file, that error says less.
     if fs::metadata(path)?.is_dir() {
         return Err(io::Error::new(

@@ -35,7 +35,12 @@ impl World {
 
     fn settings(&self, flags: Flags) -> Result<Settings, Error> {
         let environment = |name: &str| self.variables.get(name).cloned();
-        resolve(flags, &environment, Some(self.dir.path().to_owned()))
+        resolve(
+            flags,
+            &environment,
+            Some(self.dir.path().to_owned()),
+            &file::read,
+        )
     }
 
     #[track_caller]
@@ -277,10 +282,10 @@ fn a_file_that_is_named_must_be_there_and_the_usual_one_need_not() {
 
 #[test]
 fn without_a_home_there_are_defaults() {
-    let settings = resolve(Flags::default(), &|_| None, None).expect("no mistake");
+    let settings = resolve(Flags::default(), &|_| None, None, &file::read).expect("no mistake");
     assert_eq!(settings.file, None);
     // A home that is a file, as for users without one.
     let world = World::new().with_file("");
-    let settings = resolve(Flags::default(), &|_| None, Some(world.file()));
+    let settings = resolve(Flags::default(), &|_| None, Some(world.file()), &file::read);
     assert!(!settings.expect("no mistake").file_exists);
 }

@@ -1,4 +1,5 @@
-//! What cachelock's parsers are fuzzed with: one target for each format on disk, for names, keys and settings.
+//! What cachelock's parsers are fuzzed with: one target for each format on disk, for names, keys, settings and the
+//! program's configuration file.
 //!
 //! A target panics if a promise is broken: if the library parses what a second, plain parser does not or makes something
 //! else of it; if what it writes is not read back as it was; if a name that it takes leads out of the cache. Whatever crashes,
@@ -10,7 +11,15 @@ use std::path::PathBuf;
 
 mod naive;
 mod planted;
+mod settings;
 mod targets;
+
+/// Of the program, which is no library. It is told where to read.
+#[path = "../../../cli/src"]
+#[allow(dead_code, reason = "the program uses all of it")]
+mod program {
+    pub(crate) mod config;
+}
 
 /// One way to use a parser.
 #[derive(Debug, Clone, Copy)]
@@ -26,11 +35,12 @@ pub struct Target {
 /// What the library must pass.
 pub const TARGETS: &[Target] = &[
     Target::of("key", targets::key, 64),
-    Target::of("validators", targets::validators, 96),
+    Target::of("validators", targets::validators, 64),
     Target::of("tag", targets::tag, 640),
     Target::of("claim", targets::claim, 512),
     Target::of("name", targets::name, 320),
     Target::of("setting", targets::setting, 32),
+    Target::of("configuration", settings::configuration, 128),
     Target::of("control", targets::control, 72),
     Target::of("want", targets::want, 24),
 ];

@@ -1,8 +1,9 @@
 //! A second parser of each format, as plain as can be: what the library makes of bytes is held against it.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 /// No recorded lease is longer, in milliseconds.
 const LEASE_MAX: u64 = 600_000;
@@ -23,12 +24,12 @@ fn document<'a>(bytes: &'a [u8], format: &str) -> Option<Vec<(&'a str, &'a str)>
             said
         };
         if number == 0 {
-            if said != format!("cachelock {format}") {
+            if said.strip_prefix("cachelock ") != Some(format) {
                 return None;
             }
         } else if let Some(check) = said.strip_prefix("check ") {
-            let right = format!("{:016x}", xxh3_64(&bytes[..body]));
-            return right.eq_ignore_ascii_case(check).then_some(lines);
+            let right = u128::from(xxh3_64(&bytes[..body]));
+            return (hex(check, 16) == Some(right)).then_some(lines);
         } else {
             lines.push(said.split_once(' ').unwrap_or((said, "")));
         }
@@ -39,13 +40,13 @@ fn document<'a>(bytes: &'a [u8], format: &str) -> Option<Vec<(&'a str, &'a str)>
 
 /// `body` with the first and the last line that make a document of it.
 fn with_check(format: &str, body: &[u8]) -> Vec<u8> {
-    let mut bytes = format!("cachelock {format}\n").into_bytes();
-    bytes.extend_from_slice(body);
+    let mut bytes = Vec::with_capacity(RECORD_LEN.max(2 * body.len()));
+    bytes.extend([b"cachelock ", format.as_bytes(), b"\n", body].concat());
     if !bytes.ends_with(b"\n") {
         bytes.push(b'\n');
     }
-    let check = format!("check {:016x}\n", xxh3_64(&bytes));
-    bytes.extend_from_slice(check.as_bytes());
+    let check = xxh3_64(&bytes);
+    let _ = writeln!(bytes, "check {check:016x}");
     bytes
 }
 
@@ -79,8 +80,9 @@ fn wide(text: &str) -> Option<u128> {
     })
 }
 
-fn hex(text: &str) -> Option<u128> {
-    if text.len() != 32 {
+/// A number of so many digits.
+fn hex(text: &str, digits: usize) -> Option<u128> {
+    if text.len() != digits {
         return None;
     }
     text.chars().try_fold(0, |sum, digit| {
@@ -129,7 +131,7 @@ pub(crate) fn claim(bytes: &[u8]) -> Option<Claim> {
         match key {
             "state" => state = Some(value),
             "epoch" => epoch = Some(number(value)?),
-            "nonce" => nonce = Some(hex(value)?),
+            "nonce" => nonce = Some(hex(value, 32)?),
             "beat" => claim.beat = number(value)?,
             "lease_ms" => lease = Some(number(value)?),
             "since_ms" => claim.since = number(value)?,
@@ -146,7 +148,7 @@ pub(crate) fn claim(bytes: &[u8]) -> Option<Claim> {
                 claim.pid = Some(number(value)?);
                 u32::try_from(claim.pid?).ok()?;
             }
-            "boot" => claim.boot = Some(hex(value)?),
+            "boot" => claim.boot = Some(hex(value, 32)?),
             "host" => {
                 let host = String::from_utf8(unescape(value)?).ok()?;
                 let host = host.chars().filter(char::is_ascii_graphic);
@@ -207,15 +209,20 @@ pub(crate) fn tag(bytes: &[u8]) -> Option<[Record; 2]> {
 }
 
 fn record(lines: &[(&str, &str)]) -> Option<Record> {
-    let (mut numbers, mut words) = (BTreeMap::new(), BTreeMap::new());
-    let (mut validators, mut bytes, mut hash) = (BTreeMap::new(), None, None);
+    let [mut length, mut valid, mut generation, mut took] = [None; 4];
+    let [mut written, mut checked] = [0; 2];
+    let (mut kind, mut hash, mut bytes) = (None, None, None);
+    let mut validators = BTreeMap::new();
     for (key, value) in lines {
         match *key {
-            "length" | "valid_ms" | "generation" | "written_ms" | "checked_ms" | "took_ms" => {
-                numbers.insert(*key, number(value)?);
-            }
-            "kind" => drop(words.insert("kind", *value)),
-            "xxh3" => hash = Some(hex(value)?),
+            "length" => length = Some(number(value)?),
+            "valid_ms" => valid = Some(number(value)?),
+            "generation" => generation = Some(number(value)?),
+            "took_ms" => took = Some(number(value)?),
+            "written_ms" => written = number(value)?,
+            "checked_ms" => checked = number(value)?,
+            "kind" => kind = Some(*value),
+            "xxh3" => hash = Some(hex(value, 32)?),
             "validator" => {
                 let (key, value) = value.split_once('=')?;
                 let [key, value] = [key, value].map(|word| String::from_utf8(unescape(word)?).ok());
@@ -226,18 +233,17 @@ fn record(lines: &[(&str, &str)]) -> Option<Record> {
             _ => {}
         }
     }
-    let number = |key: &str| numbers.get(key).copied();
     Some(Record {
-        kind: match *words.get("kind")? {
+        kind: match kind? {
             "missing" => Kind::Missing,
-            "value" => Kind::Value(number("length")?, hash?),
-            "absent" => Kind::Absent(number("valid_ms")?),
+            "value" => Kind::Value(length?, hash?),
+            "absent" => Kind::Absent(valid?),
             _ => return None,
         },
-        generation: number("generation")?,
-        written: number("written_ms").unwrap_or(0),
-        checked: number("checked_ms").unwrap_or(0),
-        took: number("took_ms"),
+        generation: generation?,
+        written,
+        checked,
+        took,
         validators,
         key: bytes,
     })
@@ -249,6 +255,22 @@ pub(crate) fn want(bytes: &[u8]) -> Option<u64> {
         [digits @ .., b'\n'] if digits.len() == 20 => number(std::str::from_utf8(digits).ok()?),
         _ => None,
     }
+}
+
+/// The names of a claim, a next head, a stage and a want.
+pub(crate) fn control_names(epoch: u64, nonce: u128, number: u64) -> [String; 4] {
+    [
+        format!("claim-{epoch:0>20}"),
+        format!("head-{epoch:0>20}-{nonce:0>32x}"),
+        format!("stage-{epoch:0>20}-{nonce:0>32x}-{number}"),
+        format!("want-{nonce:0>32x}"),
+    ]
+}
+
+/// The name of the entry for a key.
+pub(crate) fn key_name(key: &[u8]) -> String {
+    let hash = xxh3_128(key);
+    format!("cachelock-keys/{:02x}/{hash:0>32x}", hash >> 120)
 }
 
 /// What a name in the control directory is, and its epoch.

@@ -8,15 +8,19 @@ use cachelock::{Cache, Durability, Locking, Timeout, Validators, parse_duration,
 
 use crate::naive;
 
-/// Nothing is ever read or written in it.
+/// Where the cache is. Nothing is ever read or written there.
+const PLACE: &str = "/nowhere/cache";
+
 static CACHE: LazyLock<Cache> =
-    LazyLock::new(|| Cache::open("/nowhere/cache").expect("opening touches nothing"));
+    LazyLock::new(|| Cache::open(PLACE).expect("opening touches nothing"));
 
 pub(crate) fn claim(bytes: &[u8]) {
     let bytes = naive::document_of(bytes, "claim 1", 512);
     let (ours, naive) = (parsers::claim(&bytes), naive::claim(&bytes));
     assert_eq!(ours.is_ok(), naive.is_some(), "{ours:?}, but {naive:?}");
     if let Ok(written) = ours {
+        let holder = parsers::holder(&bytes).unwrap_or_default();
+        assert!(!holder.contains(char::is_control), "{holder:?}");
         assert_eq!(naive::claim(&written), naive, "it is written otherwise");
         assert_eq!(parsers::claim(&written), Ok(written), "not as it was");
     }
@@ -36,10 +40,8 @@ pub(crate) fn tag(bytes: &[u8]) {
 pub(crate) fn validators(bytes: &[u8]) {
     let mut words = bytes.split(|byte| *byte == 0xff);
     let key = words.next().filter(|key| !key.is_empty());
-    let words: Vec<_> = words.map(String::from_utf8_lossy).collect();
-    let pairs = words
-        .chunks_exact(2)
-        .map(|pair| (pair[0].clone().into_owned(), pair[1].clone().into_owned()));
+    let mut texts = words.map(|word| String::from_utf8_lossy(word).into_owned());
+    let pairs = std::iter::from_fn(|| texts.next().zip(texts.next()));
     let validators: Validators = pairs.collect();
     let bad = |key: &String| key.is_empty() || key.contains('=');
     let refused = validators.keys().any(bad) || validators.len() > 64;
@@ -49,10 +51,10 @@ pub(crate) fn validators(bytes: &[u8]) {
     assert!(written.len() <= parsers::tag_max());
     let [previous, next] = naive::tag(&written).expect("it was just written");
     assert!(previous.validators.is_empty() && previous.key.is_none());
-    assert_eq!(
-        Validators::from_iter(next.validators),
-        validators,
-        "not as they were"
+    assert!(
+        next.validators.iter().eq(&validators),
+        "{validators:?} are not as they were: {:?}",
+        next.validators
     );
     assert_eq!(next.key.as_deref(), key, "not as it was");
     assert_eq!(parsers::tag(&written), Ok(written), "not as it was");
@@ -83,19 +85,14 @@ pub(crate) fn control(bytes: &[u8]) {
     };
     let (epoch, nonce) = (u64::from_le_bytes(*epoch), u128::from_le_bytes(*nonce));
     let number = rest.len() as u64;
+    // Digits, letters and dashes: good names anywhere, and sorted as their epochs are.
     let names = parsers::control_names(epoch, nonce, number);
-    let kinds = [("claim", Some(epoch)), ("fenced", Some(epoch))];
-    let kinds = [kinds[0], kinds[1], kinds[1], ("want", None)];
+    assert_eq!(names, naive::control_names(epoch, nonce, number));
+    let fenced = ("fenced", Some(epoch));
+    let kinds = [("claim", Some(epoch)), fenced, fenced, ("want", None)];
     for (name, kind) in names.iter().zip(kinds) {
-        assert!(
-            naive::is_entry_name(name) && !name.contains('/'),
-            "{name:?}"
-        );
         assert_eq!(parsers::control_name(name), kind, "{name:?}");
     }
-    let other = epoch.rotate_left(number as u32);
-    let [claim, ..] = parsers::control_names(other, nonce, number);
-    assert_eq!(names[0].cmp(&claim), epoch.cmp(&other), "a sorted listing");
 }
 
 pub(crate) fn name(bytes: &[u8]) {
@@ -128,27 +125,19 @@ fn stays_inside(name: &str, path: &Path) {
     assert_eq!(inside.components().count(), segments, "{name:?}");
 }
 
-/// Two keys: the first byte says where the second begins.
+/// What is read back as it was is no other key's, neither as a word nor, but for the hash, as a name.
 pub(crate) fn key(bytes: &[u8]) {
-    let Some((at, keys)) = bytes.split_first() else {
-        return;
-    };
-    let (one, other) = keys.split_at(usize::from(*at).min(keys.len()));
-    let [(one_name, one_word), (other_name, other_word)] = [one, other].map(|key| {
-        let entry = CACHE.entry_for_key(key).expect("it is short enough");
-        assert_eq!(entry.key(), Some(key));
-        assert!(naive::is_entry_name(entry.name()), "{entry:?}");
-        stays_inside(entry.name(), &entry.path());
-        let word = parsers::escaped(key);
-        let bad = |c: char| c.is_whitespace() || c.is_control();
-        assert!(!word.contains(bad), "{word:?} is no word");
-        assert!(word.len() <= 3 * key.len(), "{word:?}");
-        assert_eq!(parsers::unescaped(&word).as_deref(), Ok(key), "{word:?}");
-        (entry.name().to_owned(), word)
-    });
-    assert_eq!(one == other, one_word == other_word);
-    assert_eq!(one == other, one_name == other_name);
-    if let Ok(word) = std::str::from_utf8(keys) {
+    let entry = CACHE.entry_for_key(bytes).expect("it is short enough");
+    assert_eq!(entry.key(), Some(bytes));
+    let name = naive::key_name(bytes);
+    assert_eq!(entry.name(), name);
+    assert_eq!(entry.path().into_os_string(), *format!("{PLACE}/{name}"));
+    let word = parsers::escaped(bytes);
+    let bad = |c: char| c.is_whitespace() || c.is_control();
+    assert!(!word.contains(bad), "{word:?} is no word");
+    assert!(word.len() <= 3 * bytes.len(), "{word:?}");
+    assert_eq!(parsers::unescaped(&word).as_deref(), Ok(bytes), "{word:?}");
+    if let Ok(word) = std::str::from_utf8(bytes) {
         let ours = parsers::unescaped(word).ok();
         assert_eq!(ours, naive::unescape(word), "{word:?}");
     }

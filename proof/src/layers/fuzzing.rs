@@ -24,8 +24,8 @@ const SECONDS: u32 = 10;
 const SANITIZER: &str =
     "quarantine_size_mb=1:malloc_context_size=1:detect_stack_use_after_return=0";
 
-/// A planted defect must be found by then.
-const PLANTED_RUNS: u64 = 3_000_000;
+/// A planted defect must be found by then: several times more than has been needed.
+const PLANTED_RUNS: u64 = 30_000_000;
 
 /// See the module.
 #[derive(Debug)]
@@ -44,6 +44,9 @@ impl Layer for Fuzzing {
         let fuzzer = plan.fuzzer.as_deref();
         let fuzzer =
             fuzzer.ok_or_else(|| Broken("it runs the fuzzer: --fuzzer FILE".to_owned()))?;
+        // It is started in other folders.
+        let fuzzer = std::path::absolute(fuzzer)
+            .map_err(|error| Broken(format!("{}: {error}", fuzzer.display())))?;
         let runs = plan.size.pick(20_000, 3_000_000, 30_000_000);
         let planted = PLANTED.iter().map(|(target, _)| (target, PLANTED_RUNS));
         // The longest first; the planted ones end when they are found.
@@ -52,7 +55,7 @@ impl Layer for Fuzzing {
             .map(|target| (target, runs))
             .chain(planted)
             .collect();
-        let mut fuzzed = all(plan, fuzzer, &work)?;
+        let mut fuzzed = all(plan, &fuzzer, &work)?;
         let ended = fuzzed.split_off(TARGETS.len());
         let mut outcome = Outcome::default();
         let mut failed = Vec::new();
@@ -148,12 +151,14 @@ fn all(plan: &Plan, fuzzer: &Path, work: &[(&Target, u64)]) -> Result<Vec<Fuzzed
 fn one(plan: &Plan, fuzzer: &Path, target: &Target, runs: u64) -> Result<Fuzzed, Broken> {
     let failed = |error| Broken(format!("{}: {error}", fuzzer.display()));
     let dir = tempfile::tempdir().map_err(failed)?;
-    let (kept, found) = (dir.path().join("kept"), dir.path().join("found"));
-    for dir in [&kept, &found] {
-        fs::create_dir(dir).map_err(failed)?;
-    }
     let mut prefix = OsString::from("-artifact_prefix=");
-    prefix.push(found.join(""));
+    prefix.push(dir.path().join(""));
+    // By their names and not by their folder, into which the fuzzer would write what it finds worth keeping.
+    let mut begin_with = OsString::from("-seed_inputs=");
+    for input in fs::read_dir(target.corpus()).map_err(failed)? {
+        begin_with.push(input.map_err(failed)?.file_name());
+        begin_with.push(",");
+    }
     // 0 would be the clock.
     let seed = plan.seed as u32;
     let Output { status, stderr, .. } = Command::new(fuzzer)
@@ -166,12 +171,12 @@ fn one(plan: &Plan, fuzzer: &Path, target: &Target, runs: u64) -> Result<Fuzzed,
         .arg(format!("-timeout={SECONDS}"))
         .arg(format!("-malloc_limit_mb={MEMORY}"))
         .args(["-print_final_stats=1", "-verbosity=0", "-detect_leaks=0"])
-        .arg(prefix)
-        .args([kept, target.corpus()])
+        .args([prefix, begin_with])
+        .current_dir(target.corpus())
         .stdin(Stdio::null())
         .output()
         .map_err(failed)?;
-    let input = fs::read_dir(&found).map_err(failed)?.next();
+    let input = fs::read_dir(dir.path()).map_err(failed)?.next();
     Ok(Fuzzed {
         succeeded: status.success(),
         said: String::from_utf8_lossy(&stderr).into_owned(),
