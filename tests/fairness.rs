@@ -14,7 +14,7 @@ use cachelock::platform::Platform;
 use cachelock::platform::memory::{Fault, Op, Process, Runnable, Target, World, seeded};
 use cachelock::{Cache, CacheBuilder, Locking, Mutation, Timeout};
 
-use support::{builder, publish, residue};
+use support::{LEASE, builder, publish, residue};
 
 mod support;
 
@@ -481,5 +481,20 @@ fn a_dead_waiter_never_stops_callers_that_cannot_wait() {
                 panic!("nobody holds the lease, and a timeout of {timeout}: {error}");
             }
         }
+    }
+}
+
+#[test]
+fn callers_that_cannot_wait_remove_a_dead_want_after_three_leases() {
+    for (leases, stays) in [(2, true), (3, true), (4, false)] {
+        let world = with_a_dead_want();
+        world.advance(LEASE * leases);
+        let process = world.process("hurried");
+        let cache = builder(&process).timeout(Timeout::TryOnce).open();
+        let cache = cache.expect("good settings");
+        let task = world.spawn(&process, "main", move || publish(&cache, b"bytes"));
+        world.finish(task).expect("nobody holds the lease");
+        let expected: &[&str] = if stays { &[DEAD_WANT] } else { &[] };
+        assert_eq!(residue(&world), expected, "after {leases} leases");
     }
 }
