@@ -507,3 +507,18 @@ fn a_dead_waiter_never_stops_callers_that_cannot_wait() {
         }
     }
 }
+
+#[test]
+fn callers_that_cannot_wait_remove_a_dead_want_after_three_leases() {
+    for (leases, stays) in [(2, true), (3, true), (4, false)] {
+        let world = with_a_dead_want();
+        world.advance(LEASE * leases);
+        let process = world.process("hurried");
+        let cache = builder(&process).timeout(Timeout::TryOnce).open();
+        let cache = cache.expect("good settings");
+        let task = world.spawn(&process, "main", move || publish(&cache, b"bytes"));
+        world.finish(task).expect("nobody holds the lease");
+        let expected: &[&str] = if stays { &[DEAD_WANT] } else { &[] };
+        assert_eq!(residue(&world), expected, "after {leases} leases");
+    }
+}

@@ -2,11 +2,11 @@
 //! tell such patience from a freeze: to go past a living holder costs the natives what the gate is for.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use cachelock::platform::Platform;
-use cachelock::platform::memory::{Op, Process, Target, Task, World, seeded};
+use cachelock::platform::memory::{Call, Fault, Op, Process, Target, Task, World, seeded};
 use cachelock::{Backend, Cache, Locking, Timeout};
 
 use support::{LEASE, builder};
@@ -154,4 +154,32 @@ fn behind_a_frozen_holder_of_the_gate_natives_wait_for_a_lease_though_guests_com
             );
         }
     }
+}
+
+/// A native waits for events, with no need to look more often than an eighth of the lease. Its want must be beaten all the same.
+#[test]
+fn a_native_that_waits_for_events_beats_its_want() {
+    let world = World::simulated();
+    let beats = Arc::new(AtomicUsize::new(0));
+    let counter = beats.clone();
+    let counts = move |call: &Call| {
+        let ours = &*call.process == "native" && call.is(Op::Write, "want-");
+        counter.fetch_add(usize::from(ours), Ordering::SeqCst);
+        false
+    };
+    world.inject(counts, Fault::Short(1), 1);
+    let stop = Arc::new(AtomicBool::new(false));
+    let guests = ["guest a", "guest b", "guest c"].map(|name| world.process(name));
+    let guests = guests.map(|guest| comes_back(&world, &guest, LEASE, &stop));
+    let native = world.process("native");
+    let timer = ends_after(&world, 20 * LEASE, &stop);
+    let native = comes_back(&world, &native, LEASE, &stop);
+    let [a, b, c] = &guests;
+    let tasks: [&dyn Target; 5] = [a, b, c, &native, &timer];
+    world
+        .run_together(&tasks, seeded(1), STEPS)
+        .unwrap_or_else(|unfinished| panic!("{unfinished}"));
+    let beats = beats.load(Ordering::SeqCst);
+    // It has waited with a want for half of the time at least, and beats are 50 ms apart at most.
+    assert!(beats >= 200, "{beats} in 20 leases");
 }
