@@ -511,7 +511,7 @@ fn a_dead_waiter_never_stops_callers_that_cannot_wait() {
 #[test]
 fn callers_that_cannot_wait_remove_a_dead_want_after_three_leases() {
     for (leases, stays) in [(2, true), (3, true), (4, false)] {
-        let world = with_a_dead_want();
+        let world = with_a_dead_want(60_000);
         world.advance(LEASE * leases);
         let process = world.process("hurried");
         let cache = builder(&process).timeout(Timeout::TryOnce).open();

@@ -147,10 +147,11 @@ fn require(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), String
     if holds { Ok(()) } else { Err(otherwise()) }
 }
 
-/// A holder sleeps right before it creates its tag's stage and is overtaken meanwhile.
+/// A holder sleeps right before it creates its tag's stage and is overtaken meanwhile. It publishes an absence: the stage of a
+/// payload, which is fenced, would tell it.
 fn m1_stage_not_checked(stage: &Stage) -> Result<(), String> {
     let a = stage.guest("a");
-    let old = stage.publisher(&a, b"a");
+    let old = stage.absent_publisher(&a);
     stage
         .world
         .run_to(&old, nth(2, |call| call.is(Op::CreateNew, "stage-")));
