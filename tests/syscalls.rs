@@ -91,7 +91,8 @@ fn calls(operation: &str, dir: &Path) -> usize {
     let between: Vec<_> = names.split(|name| *name == MARK).map(<[_]>::len).collect();
     // Before the first mark is nothing, and after the last the end of the process.
     assert_eq!(between.len(), TIMES + 2, "{operation}: marks are missing");
-    *between[1..=TIMES].iter().min().unwrap()
+    // The first one makes what the others find.
+    *between[2..=TIMES].iter().min().unwrap()
 }
 
 /// Budgets, in system calls.
@@ -104,6 +105,10 @@ const BUDGETS: [(&str, usize); 6] = [
     ("unchanged reread", 2),
 ];
 
+/// What an acquire adds that takes a millisecond, as it does under `strace` on many a machine: it looks at the path and at the
+/// control directory once more.
+const SLOW: usize = 2;
+
 #[test]
 fn operations_keep_to_their_system_calls() {
     if Command::new("strace").arg("-V").output().is_err() {
@@ -114,7 +119,8 @@ fn operations_keep_to_their_system_calls() {
     let mut off = Vec::new();
     for (operation, budget) in BUDGETS {
         let each = calls(operation, tempfile::tempdir().unwrap().path());
-        if each != budget {
+        let acquires = !operation.contains("read");
+        if each != budget && !(acquires && each == budget + SLOW) {
             off.push(format!(
                 "{operation}: {each} system calls, and its budget is {budget}"
             ));
