@@ -1,10 +1,11 @@
 //! The publish: tag, then payload, each by one rename that an overtaken holder can no longer make.
 //!
 //! ```text
-//! seal the payload's stage (write out, mode, sync, close)
+//! write out the payload's stage
 //! find the record that the payload on disk is        -> `previous`
 //! write the tag { previous, next } to a stage        (checked, like each stage)
-//! rename it over the tag
+//! seal both stages (mode, sync, close)
+//! rename the tag's stage over the tag
 //! rename the payload's stage over the payload        <- readers see the new generation
 //! ```
 //!
@@ -303,7 +304,9 @@ impl NewTag {
         }
         check_current(parts)?;
         let folder = Some(self.folder.clone());
-        let loosely = self.replaces && !syncs_payload(&entry.cx);
+        // Not where an answer may be lost: once more would change the places back.
+        let is_local = !hold.control.is_remote();
+        let loosely = self.replaces && is_local && !syncs_payload(&entry.cx);
         rename(entry, &mut self.stage, Target::Tag, folder, loosely)?;
         if full {
             Ok(doubt(parts, sync_dir(&entry.cx, &*self.folder)))
