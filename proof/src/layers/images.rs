@@ -164,7 +164,7 @@ impl Layer for Images {
 const RECOVERY_BOUND: usize = 64;
 
 /// More calls than any refresh makes.
-const TOO_MANY: usize = 500;
+const TOO_MANY: usize = 2000;
 
 fn scenarios(size: Size) -> Vec<Scenario> {
     let mut all = Vec::new();
