@@ -53,9 +53,14 @@ pub struct Guest {
 }
 
 /// One layer of the proof.
-pub trait Layer {
+pub trait Layer: Sync {
     /// Its number in `docs/reliability.md`, from 1.
     fn number(&self) -> u32;
+
+    /// Whether it waits more than it computes, and so runs beside those that compute.
+    fn waits(&self) -> bool {
+        false
+    }
 
     /// Its name, a word or two.
     fn name(&self) -> &'static str;

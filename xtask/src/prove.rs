@@ -64,7 +64,9 @@ const GUIDING: [&str; 2] = ["cachelock", "toml_parser"];
 /// Builds the program that fuzzes, in a folder of its own. With a target that is named nothing is added to build scripts.
 fn fuzzer(root: &Path) -> Result<PathBuf, Failure> {
     let folder = target_dir(root).join("fuzz");
-    let variables: [(&str, OsString); 3] = [
+    let variables: [(&str, OsString); 4] = [
+        // What notes where a run has been is not linked otherwise.
+        ("CARGO_PROFILE_PROOF_LTO", "off".into()),
         // Without it only a nightly compiler takes these options.
         ("RUSTC_BOOTSTRAP", "1".into()),
         ("RUSTFLAGS", FUZZED.into()),

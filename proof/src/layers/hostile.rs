@@ -47,6 +47,10 @@ impl Layer for Hostile {
         10
     }
 
+    fn waits(&self) -> bool {
+        true
+    }
+
     fn name(&self) -> &'static str {
         "hostile"
     }

@@ -84,6 +84,10 @@ impl Layer for Histories {
         8
     }
 
+    fn waits(&self) -> bool {
+        true
+    }
+
     fn name(&self) -> &'static str {
         "histories"
     }

@@ -60,6 +60,10 @@ impl Layer for Injection {
         5
     }
 
+    fn waits(&self) -> bool {
+        true
+    }
+
     fn name(&self) -> &'static str {
         "injection"
     }

@@ -74,6 +74,10 @@ impl Layer for Kills {
         6
     }
 
+    fn waits(&self) -> bool {
+        true
+    }
+
     fn name(&self) -> &'static str {
         "kills"
     }

@@ -54,6 +54,10 @@ impl Layer for Power {
         7
     }
 
+    fn waits(&self) -> bool {
+        true
+    }
+
     fn name(&self) -> &'static str {
         "power cuts"
     }

@@ -219,7 +219,7 @@ pub(super) fn searches(size: Size) -> Vec<Search> {
         if long {
             add(old(one, other), Kinds::Freezes, Before::Any, 3);
         }
-        if long || (!short && !b) {
+        if long || (!short && a && !b) {
             add(old(one, other), Kinds::All, Before::Telling, 3);
         }
         if a != b || long {
