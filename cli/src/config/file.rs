@@ -217,14 +217,16 @@ fn not_known(name: &str) -> String {
         );
     }
     let similar = |key: &&str| strsim::jaro(name, key);
+    // A quoted key may hold a new line.
+    let shown = name.escape_debug();
     match keys().max_by(|a, b| similar(a).total_cmp(&similar(b))) {
         Some(nearest) if similar(&nearest) >= SIMILAR => {
-            format!("there is no setting `{name}`; `{nearest}` is the nearest")
+            format!("there is no setting `{shown}`; `{nearest}` is the nearest")
         }
         _ => {
             let keys: Vec<_> = keys().collect();
             format!(
-                "there is no setting `{name}`; there are {}",
+                "there is no setting `{shown}`; there are {}",
                 keys.join(", ")
             )
         }

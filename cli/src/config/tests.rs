@@ -220,6 +220,7 @@ fn a_mistake_in_the_file_names_file_line_and_key() {
             "`json` cannot be set in a file, only with --json or CACHELOCK_JSON",
         ),
         ("[lock]", "there is no setting `lock`"),
+        (r#""new\nline" = 1"#, r"there is no setting `new\nline`"),
         ("lease =", ""),
         ("lease = '5s'\nlease = '6s'", "duplicate key"),
     ] {
