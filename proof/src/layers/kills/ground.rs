@@ -12,7 +12,7 @@ use cachelock::{Cache, Entry, Snapshot, Verification};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 use super::readers::Readers;
-use super::writer::{ENTRY, Orders, Said, Style, cache_in, log_in, strays};
+use super::writer::{ENTRY, Orders, Said, Style, cache_in, log_in, strays, whole_lines};
 use crate::layers;
 use crate::payload::{Origin, make, origin_of};
 use crate::process::pid_in;
@@ -258,7 +258,7 @@ impl Ground {
         self.log.read_to_string(&mut self.unread)?;
         let whole = self.unread.rfind('\n').map_or(0, |at| at + 1);
         let lines: String = self.unread.drain(..whole).collect();
-        for line in lines.lines() {
+        for line in whole_lines(&lines) {
             match Said::parse(line) {
                 Some(Said::Acknowledged { origin, generation }) => {
                     self.acknowledged.insert(origin.writer, origin.number);

@@ -191,9 +191,18 @@ pub(super) fn run(words: &[String]) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// One call, so that a killed writer leaves whole lines.
+/// What a whole line ends with. Where a line goes over the end of a page, a kill may cut it there.
+const END: &str = " .";
+
+/// The whole lines of a log.
+pub(super) fn whole_lines(log: &str) -> impl Iterator<Item = &str> {
+    log.lines().filter_map(|line| line.strip_suffix(END))
+}
+
+/// One call, and a line of its own even after one that was cut.
 fn say(log: &mut File, said: &Said) {
-    if let Err(error) = log.write_all(said.line().as_bytes()) {
+    let line = format!("\n{}{END}\n", said.line().trim_end());
+    if let Err(error) = log.write_all(line.as_bytes()) {
         eprintln!("the log: {error}");
     }
 }
@@ -276,6 +285,13 @@ fn write_in_place(cache: &Cache, entry: &Entry, origin: Origin) -> io::Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_that_a_kill_has_cut_says_nothing() {
+        let log = "\nack 1 2 3 .\n\nack 28\nack 4 5 6 .\n\nlost 7\n";
+        let lines: Vec<_> = whole_lines(log).collect();
+        assert_eq!(lines, ["ack 1 2 3", "ack 4 5 6"]);
+    }
 
     #[test]
     fn orders_and_what_is_said_come_back() {
