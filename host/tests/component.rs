@@ -6,9 +6,11 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use cachelock::{Cache, Entry, Timeout};
+use cachelock::{Cache, Durability, Entry, Timeout};
 use cachelock_host::{Caches, Limits};
 use tempfile::TempDir;
 use wasmtime::component::Component;
@@ -89,6 +91,35 @@ fn a_guest_publishes_what_natives_read_and_reads_what_natives_publish() {
         &run(dir.path(), "open=/d/c read=e"),
         &["ok", "ok 2 300000 bytes"],
     );
+}
+
+/// A publish may move the tag that it replaces out of its folder, and wasmtime does not permit to open a file that leaves the
+/// folder just then.
+#[test]
+fn a_guest_verifies_each_payload_while_a_native_publishes_without_a_pause() {
+    let dir = scratch();
+    let cache = Cache::builder(dir.path())
+        .durability(Durability::None)
+        .open()
+        .expect("opening touches nothing");
+    let entry = cache.entry("e").expect("a name");
+    publish(&entry, "first");
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut count = 0;
+            while !done.load(Ordering::Relaxed) {
+                publish(&entry, "newer");
+                count += 1;
+            }
+            count
+        });
+        let guest = run(dir.path(), "open=/d verified=e,20000");
+        done.store(true, Ordering::Relaxed);
+        let count = writer.join().expect("it publishes");
+        assert_lines(&guest, &["ok", "ok 20000"]);
+        assert!(count >= 1000, "published {count} times");
+    });
 }
 
 #[test]
@@ -252,7 +283,7 @@ fn a_guest_that_was_overtaken_cannot_publish() {
     let dir = scratch();
     let [a, b] = ["a", "b"].map(|name| native(&dir.path().join(name), Timeout::DEFAULT));
     let overtaken = a.entry("e").expect("a name");
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         scope.spawn(|| {
             let ready = b.entry("ready").expect("a name");
             let began = Instant::now();
@@ -261,7 +292,7 @@ fn a_guest_that_was_overtaken_cannot_publish() {
                     began.elapsed() < Duration::from_secs(60),
                     "the guest does not begin"
                 );
-                std::thread::sleep(Duration::from_millis(5));
+                thread::sleep(Duration::from_millis(5));
             }
             // Waits for the lease of the guest, which stands still.
             publish(&overtaken, "newer");

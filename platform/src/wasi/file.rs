@@ -93,11 +93,29 @@ impl WasiFile {
     }
 
     /// Closed when dropped, which cannot fail.
+    ///
+    /// On Linux wasmtime (cap-primitives 4.0.3) opens by `openat2` with `RESOLVE_BENEATH`, and says "not permitted" of a file that
+    /// leaves the directory while it is opened, as one does that changes places with a file of another directory. Then the
+    /// name stands for another file already, and that one is opened.
     fn handle(&self, flags: DescriptorFlags) -> io::Result<Descriptor> {
-        call(|| {
-            self.directory
-                .open_at(NO_FOLLOW, &self.name, OpenFlags::empty(), flags)
-        })
+        let mut refused = None;
+        loop {
+            let opened = call(|| {
+                self.directory
+                    .open_at(NO_FOLLOW, &self.name, OpenFlags::empty(), flags)
+            });
+            match opened {
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    let now = stat(&self.directory, &self.name)?;
+                    let now = Some((now.id, now.len, now.modified));
+                    if refused == now {
+                        return Err(error);
+                    }
+                    refused = now;
+                }
+                opened => return opened,
+            }
+        }
     }
 }
 

@@ -13,6 +13,7 @@
 //! | `drop` | drops the newest refresh |
 //! | `read=ENTRY` | prints generation and payload, or its length if that is long |
 //! | `await=ENTRY` | waits until somebody has published it |
+//! | `verified=ENTRY,READS` | reads so often, and prints how many of the payloads were verified |
 //! | `trap` | ends as a guest with a bug does |
 
 use cachelock_example_guest::bytes;
@@ -48,8 +49,8 @@ fn of(published: Published) -> String {
 
 impl Guest {
     fn step(&mut self, verb: &str, argument: &str) -> Result<String, Error> {
-        let (name, millis) = match argument.split_once(',') {
-            Some((name, millis)) => (name, Some(number(millis))),
+        let (name, count) = match argument.split_once(',') {
+            Some((name, count)) => (name, Some(number(count))),
             None => (argument, None),
         };
         match verb {
@@ -59,14 +60,14 @@ impl Guest {
             }
             "open" => {
                 let options = Options {
-                    timeout: millis,
+                    timeout: count,
                     lease: self.lease,
                     durability: None,
                 };
                 self.cache = Some(Cache::open(name, options)?);
                 Ok(String::new())
             }
-            "begin" => self.begin(name, millis),
+            "begin" => self.begin(name, count),
             "refresh" => {
                 let refresh = self.cache().refresh(name)?;
                 self.refreshes.push(refresh);
@@ -81,6 +82,14 @@ impl Guest {
                     std::thread::sleep(std::time::Duration::from_millis(5));
                 }
                 Ok(String::new())
+            }
+            "verified" => {
+                let mut verified = 0;
+                for _ in 0..count.expect("how many reads") {
+                    let snapshot = self.cache().read(name)?.expect("a payload");
+                    verified += u64::from(snapshot.metadata().generation.is_some());
+                }
+                Ok(verified.to_string())
             }
             "drop" => {
                 self.refreshes.pop().expect("a refresh");

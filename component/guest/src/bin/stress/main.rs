@@ -44,6 +44,9 @@ fn read(part: &Part, cache: &Cache, until: u64) -> Result<(), Error> {
         let generation = snapshot
             .as_ref()
             .and_then(|found| found.metadata().generation);
+        if snapshot.is_some() && generation.is_none() {
+            println!("{}", eyes.wrong("the payload is not verified"));
+        }
         let payload = snapshot.as_ref().map(bytes).transpose()?;
         let times = [began, now()];
         if let Some(report) = eyes.saw(generation, payload.as_deref(), times) {
