@@ -99,15 +99,16 @@ fn publish_value(parts: &mut Parts<'_>) -> Result<Published, Failure> {
         }
     }
     let next = next_record(parts, &current.record, content)?;
+    let loosely = loosely(parts, current.payload.is_some());
     let tag = NewTag::write(parts, current, &next)?;
     parts.stage.seal(syncs_payload(cx))?;
     if cx.mutated(Mutation::TagAfterPayload) {
-        rename(parts.entry, parts.stage, Target::Payload, None, false)?;
+        rename(parts.entry, parts.stage, Target::Payload, None, loosely)?;
         let doubt = tag.publish(parts)?;
         return done(parts, &next, doubt);
     }
     let doubt = tag.publish(parts)?;
-    rename(parts.entry, parts.stage, Target::Payload, None, false)?;
+    rename(parts.entry, parts.stage, Target::Payload, None, loosely)?;
     done(parts, &next, doubt)
 }
 
@@ -231,6 +232,13 @@ fn rename_empty(parts: &Parts<'_>, mut stage: Stage) -> Result<()> {
     rename(parts.entry, &mut stage, Target::Payload, None, false)
 }
 
+/// Whether a rename may change places with the file that it replaces, if it `replaces` one; see [`rename`].
+fn loosely(parts: &Parts<'_>, replaces: bool) -> bool {
+    // Not where an answer may be lost: once more would change the places back.
+    let is_local = !parts.hold.control.is_remote();
+    replaces && is_local && !syncs_payload(&parts.entry.cx)
+}
+
 /// What is published must be what the cache's path shows. Looked at last thing before the renames.
 fn check_current(parts: &Parts<'_>) -> Result<()> {
     if parts.hold.is_current()? {
@@ -304,9 +312,7 @@ impl NewTag {
         }
         check_current(parts)?;
         let folder = Some(self.folder.clone());
-        // Not where an answer may be lost: once more would change the places back.
-        let is_local = !hold.control.is_remote();
-        let loosely = self.replaces && is_local && !syncs_payload(&entry.cx);
+        let loosely = loosely(parts, self.replaces);
         rename(entry, &mut self.stage, Target::Tag, folder, loosely)?;
         if full {
             Ok(doubt(parts, sync_dir(&entry.cx, &*self.folder)))
