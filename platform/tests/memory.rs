@@ -126,6 +126,54 @@ mod disk {
     }
 
     #[test]
+    fn what_a_native_displaces_has_the_old_name_and_what_a_guest_does_is_gone() {
+        let world = world();
+        world.plant_dir("/cache/dir");
+        for (process, leaves_old) in [(world.process("a"), true), (world.guest("b"), false)] {
+            world.plant_file("/cache/old", b"old");
+            world.plant_file("/cache/new", b"new!");
+            let dir = open(&process, "/cache");
+            assert_eq!(dir.displace("new", &*dir, "old").unwrap(), leaves_old);
+            assert_eq!(world.read_file("/cache/old").unwrap(), b"new!");
+            let moved = world.read_file("/cache/new");
+            assert_eq!(moved, leaves_old.then(|| b"old".to_vec()));
+            assert_eq!(
+                kind(dir.displace("none", &*dir, "old")),
+                ErrorKind::NotFound
+            );
+            assert_eq!(
+                kind(dir.displace("old", &*dir, "dir")),
+                ErrorKind::IsADirectory
+            );
+            assert!(!dir.displace("old", &*dir, "nobody").unwrap());
+            assert_eq!(world.read_file("/cache/nobody").unwrap(), b"new!");
+            let _ = dir.unlink("new");
+        }
+    }
+
+    #[test]
+    fn a_power_cut_keeps_both_of_what_has_changed_places_or_none() {
+        for kept in [true, false] {
+            let world = world();
+            world.plant_file("/cache/old", b"old");
+            world.plant_file("/cache/new", b"new!");
+            let dir = open(&world.process("a"), "/cache");
+            assert!(dir.displace("new", &*dir, "old").unwrap());
+            match kept {
+                true => world.power_cut_keeping_everything(),
+                false => world.power_cut_losing_everything(),
+            }
+            let expected: [&[u8]; 2] = match kept {
+                true => [b"new!", b"old"],
+                false => [b"old", b"new!"],
+            };
+            let found =
+                ["old", "new"].map(|name| world.read_file(&format!("/cache/{name}")).unwrap());
+            assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
     fn a_rename_that_cannot_be_says_why() {
         let world = world();
         world.plant_file("/cache/file", b"");

@@ -103,7 +103,7 @@ impl World {
         self.change(from, |disk, now| {
             let (from_dir, from_name) = parent(disk, from, now)?;
             let (to_dir, to_name) = parent(disk, to, now)?;
-            disk.rename(from_dir, &from_name, to_dir, &to_name, now)
+            disk.rename((from_dir, &from_name), (to_dir, &to_name), now)
         });
     }
 

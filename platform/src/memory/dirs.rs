@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::call::Op;
 use super::disk::{Body, DirBody, Disk, FileBody, Ino, error};
@@ -48,6 +49,39 @@ impl DirHandle {
 
     fn path_of(&self, name: &str) -> String {
         format!("{}/{name}", self.path.trim_end_matches('/'))
+    }
+
+    /// One step, which `change` makes on the disk, from a name here to one in `to_dir`.
+    fn move_to<T>(
+        &self,
+        from: &str,
+        to_dir: &dyn Dir,
+        to: &str,
+        change: impl FnOnce(&mut Disk, (Ino, &str), (Ino, &str), SystemTime) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let mut step = self.context.begin(
+            Op::Rename,
+            About {
+                dir: Some(&self.path),
+                name: from,
+                to: Some(to),
+            },
+        )?;
+        let to_dir = to_dir.as_any().downcast_ref::<Self>();
+        let moved =
+            match to_dir.filter(|dir| Arc::ptr_eq(&dir.context.shared, &self.context.shared)) {
+                None => Err(ErrorKind::CrossesDevices.into()),
+                Some(to_dir) => {
+                    let now = step.state.clock.wall();
+                    change(
+                        &mut step.state.disk,
+                        (self.ino, from),
+                        (to_dir.ino, to),
+                        now,
+                    )
+                }
+            };
+        step.end(moved)
     }
 
     fn open_in(
@@ -162,24 +196,15 @@ impl Dir for DirHandle {
     }
 
     fn rename(&self, from: &str, to_dir: &dyn Dir, to: &str) -> io::Result<()> {
-        let mut step = self.context.begin(
-            Op::Rename,
-            About {
-                dir: Some(&self.path),
-                name: from,
-                to: Some(to),
-            },
-        )?;
-        let to_dir = to_dir.as_any().downcast_ref::<Self>();
-        let renamed =
-            match to_dir.filter(|dir| Arc::ptr_eq(&dir.context.shared, &self.context.shared)) {
-                None => Err(ErrorKind::CrossesDevices.into()),
-                Some(to_dir) => {
-                    let now = step.state.clock.wall();
-                    step.state.disk.rename(self.ino, from, to_dir.ino, to, now)
-                }
-            };
-        step.end(renamed)
+        self.move_to(from, to_dir, to, Disk::rename)
+    }
+
+    /// As on Linux: what is replaced gets the name `from`.
+    fn displace(&self, from: &str, to_dir: &dyn Dir, to: &str) -> io::Result<bool> {
+        match self.context.info.guest {
+            true => self.rename(from, to_dir, to).map(|()| false),
+            false => self.move_to(from, to_dir, to, Disk::displace),
+        }
     }
 
     fn unlink(&self, name: &str) -> io::Result<()> {

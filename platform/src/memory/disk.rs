@@ -234,12 +234,45 @@ impl Disk {
         self.touched.push(dir);
     }
 
+    /// Lets two files change places, one of which is replaced by the other; tells whether there were two.
+    pub(super) fn displace(
+        &mut self,
+        (from_dir, from): (Ino, &str),
+        (to_dir, to): (Ino, &str),
+        now: SystemTime,
+    ) -> io::Result<bool> {
+        let found = self.lookup(from_dir, from).and_then(|ino| {
+            let old = self.lookup(to_dir, to)?;
+            Ok((ino, old))
+        });
+        let (ino, old) = match found {
+            Ok((ino, old)) if ino != old && !self.is_dir(ino) && !self.is_dir(old) => (ino, old),
+            // What cannot be done so, and why not, an ordinary rename finds out.
+            _ => {
+                return self
+                    .rename((from_dir, from), (to_dir, to), now)
+                    .map(|()| false);
+            }
+        };
+        self.writable()?;
+        self.change_names(
+            vec![
+                (from_dir, from.to_owned(), Some(old)),
+                (to_dir, to.to_owned(), Some(ino)),
+            ],
+            now,
+        );
+        for (ino, name) in [(ino, to), (old, from)] {
+            name.clone_into(&mut self.get_mut(ino).name);
+        }
+        self.touched.extend([from_dir, to_dir, ino, old]);
+        Ok(true)
+    }
+
     pub(super) fn rename(
         &mut self,
-        from_dir: Ino,
-        from: &str,
-        to_dir: Ino,
-        to: &str,
+        (from_dir, from): (Ino, &str),
+        (to_dir, to): (Ino, &str),
         now: SystemTime,
     ) -> io::Result<()> {
         let ino = self.lookup(from_dir, from)?;

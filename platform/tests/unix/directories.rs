@@ -49,6 +49,29 @@ fn a_rename_between_directories_moves_and_replaces() {
     assert!(temp.path().join("again").exists());
 }
 
+/// Where the system cannot let two files change places, what is displaced is gone.
+#[test]
+fn what_is_displaced_is_replaced_whether_it_keeps_a_name_or_not() {
+    let (temp, dir) = temp_dir();
+    dir.create_dir("control", 0o755).unwrap();
+    dir.create_dir("folder", 0o755).unwrap();
+    let control = dir.open_dir("control").unwrap();
+    let [entry, stage] = ["entry", "control/stage"].map(|name| temp.path().join(name));
+    fs::write(&entry, "old").unwrap();
+    fs::write(&stage, "new").unwrap();
+    let leaves_old = control.displace("stage", &*dir, "entry").unwrap();
+    assert_eq!(fs::read(&entry).unwrap(), b"new");
+    assert_eq!(fs::read(&stage).ok(), leaves_old.then(|| b"old".to_vec()));
+
+    let _ = fs::remove_file(&stage);
+    let gone = control.displace("stage", &*dir, "entry");
+    assert_eq!(kind_of(gone), ErrorKind::NotFound, "it was fenced");
+    assert_eq!(fs::read(&entry).unwrap(), b"new");
+    fs::write(&stage, "first").unwrap();
+    assert!(!control.displace("stage", &*dir, "another").unwrap());
+    assert_eq!(fs::read(temp.path().join("another")).unwrap(), b"first");
+}
+
 #[test]
 #[cfg(target_os = "linux")]
 fn a_rename_to_another_file_system_says_so() {
