@@ -76,6 +76,14 @@ pub(super) struct Setup {
     pub(super) seed: u64,
 }
 
+/// For how long an acquire has waited.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Waited {
+    pub(super) whole: Duration,
+    /// The longest part of it in which nobody else published either: those who live may take their time, and a disk with theirs.
+    pub(super) idle: Duration,
+}
+
 pub(super) struct Writer {
     number: u64,
     child: Child,
@@ -331,9 +339,13 @@ impl Ground {
     }
 
     /// Acquires, looks, publishes and releases: what must hold under the lock. How long it waited.
-    pub(super) fn publish(&mut self, look: bool) -> Result<Duration, Fault> {
+    pub(super) fn publish(&mut self, look: bool) -> Result<Waited, Fault> {
+        let began = Instant::now();
         let mut refresh = self.entry.refresh().map_err(failed)?;
-        let waited = refresh.waited();
+        let waited = Waited {
+            whole: refresh.waited(),
+            idle: self.readers.silence_since(began),
+        };
         if self.setup.alone {
             let left = strays(&cache_in(&self.dir), refresh.epoch())?;
             if !left.is_empty() {

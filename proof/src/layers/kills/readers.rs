@@ -1,11 +1,12 @@
 //! Two threads that read all the time: one through a [`cachelock::Reader`], one anew each time and past the library.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cachelock::{Entry, Verification};
 
@@ -22,7 +23,12 @@ struct Shared {
     floor: AtomicU64,
     reads: AtomicU64,
     fault: Mutex<Option<Fault>>,
+    /// When the last payloads were seen first.
+    news: Mutex<VecDeque<Instant>>,
 }
+
+/// So many of those, which are of more time than anybody waits.
+const NEWS: usize = 100_000;
 
 /// The threads; they end when this is dropped.
 #[derive(Default)]
@@ -55,6 +61,19 @@ impl Readers {
         self.shared.reads.load(Ordering::Relaxed)
     }
 
+    /// The longest time since `began` in which nothing new was seen.
+    pub(super) fn silence_since(&self, began: Instant) -> Duration {
+        let news = locked(&self.shared.news);
+        let meanwhile = news.iter().rev().copied().filter(|seen| *seen > began);
+        let mut last = began;
+        let mut longest = Duration::ZERO;
+        for seen in meanwhile.chain([Instant::now()]) {
+            longest = longest.max(seen.saturating_duration_since(last));
+            last = seen;
+        }
+        longest
+    }
+
     /// What they have found wrong.
     pub(super) fn check(&self) -> Result<(), Fault> {
         match &*locked(&self.shared.fault) {
@@ -76,7 +95,7 @@ impl Drop for Readers {
 fn read_on(entry: &Entry, shared: &Shared, remembers: bool) -> Result<(), Fault> {
     let torn = |why: String| FaultKind::Torn.with(format!("a reader: {why}"));
     let mut reader = entry.reader();
-    let mut last = 0;
+    let (mut last, mut newest) = (0, 0);
     while !shared.ends.load(Ordering::Relaxed) {
         last = last.max(shared.floor.load(Ordering::SeqCst));
         let read = match remembers {
@@ -95,12 +114,17 @@ fn read_on(entry: &Entry, shared: &Shared, remembers: bool) -> Result<(), Fault>
             let text = format!("a reader sees generation {generation} after {last}");
             return Err(FaultKind::Generation.with(text));
         }
-        last = generation;
         if !remembers {
+            if std::mem::replace(&mut newest, generation) != generation {
+                let mut news = locked(&shared.news);
+                news.truncate(NEWS);
+                news.push_front(Instant::now());
+            }
             let bytes = fs::read(entry.path()).map_err(|error| torn(error.to_string()))?;
             origin_of(&bytes).map_err(torn)?;
             shared.reads.fetch_add(1, Ordering::Relaxed);
         }
+        last = generation;
         shared.reads.fetch_add(1, Ordering::Relaxed);
         thread::sleep(PAUSE);
     }
