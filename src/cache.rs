@@ -15,7 +15,7 @@ use crate::mutation::Mutation;
 use crate::name::EntryName;
 use crate::refresh::Refresh;
 use crate::root::Root;
-use crate::state::{FoundTag, current_state};
+use crate::state::current_state;
 use crate::wait::Waiter;
 
 /// A cache: one directory that many processes share. Cheap to clone.
@@ -259,8 +259,8 @@ impl Entry {
         let early = match self.cx.mutated(Mutation::StateReadEarly) {
             true => {
                 let (cx, root) = (&self.cx, Root::open_for_writing(&self.cx)?);
-                let read_tag = || FoundTag::read(cx, &root, &self.name);
-                Some(current_state(cx, &root, &self.name, &read_tag)?.record)
+                let tags = root.tag_folder(cx, &self.name, false)?;
+                Some(current_state(cx, &root, &self.name, tags.as_deref())?.record)
             }
             false => None,
         };

@@ -30,7 +30,7 @@ use crate::refresh::{Parts, Refresh};
 use crate::rename::{Target, folder_of, rename};
 use crate::root::tag_path;
 use crate::stage::Stage;
-use crate::state::{FoundTag, State, current_state};
+use crate::state::{State, current_state};
 use crate::tag::{Content, Record, Tag};
 use crate::validators::Validators;
 
@@ -101,7 +101,7 @@ fn publish_value(parts: &mut Parts<'_>) -> Result<Published, Failure> {
     let next = next_record(parts, &current.record, content)?;
     let loosely = loosely(parts, current.payload.is_some());
     let tag = NewTag::write(parts, current, &next)?;
-    parts.stage.seal(syncs_payload(cx))?;
+    parts.stage.seal()?;
     if cx.mutated(Mutation::TagAfterPayload) {
         rename(parts.entry, parts.stage, Target::Payload, None, loosely)?;
         let doubt = tag.publish(parts)?;
@@ -167,12 +167,11 @@ fn current(parts: &Parts<'_>) -> Result<Current> {
     let (cx, name) = (&parts.entry.cx, &parts.entry.name);
     let look = || {
         let folder = folder_of(parts.entry, parts.hold, Target::Tag)?;
-        let read_tag = || FoundTag::read_in(cx, &*folder, name);
         let State {
             record,
             payload,
             tag,
-        } = current_state(cx, &parts.hold.root, name, &read_tag)?;
+        } = current_state(cx, &parts.hold.root, name, Some(&*folder))?;
         Ok(Current {
             record,
             payload,
@@ -218,9 +217,9 @@ fn empty_stage(parts: &Parts<'_>, current: &Current) -> Result<Option<Stage>> {
     if current.payload.is_none_or(|metadata| metadata.len == 0) {
         return Ok(None);
     }
-    let mut stage = Stage::create(parts.stage.hold())?;
+    let mut stage = Stage::create(parts.stage.hold(), syncs_payload(&parts.entry.cx))?;
     stage.set_mode(payload_mode(parts, current))?;
-    stage.seal(syncs_payload(&parts.entry.cx))?;
+    stage.seal()?;
     Ok(Some(stage))
 }
 
@@ -277,7 +276,7 @@ impl NewTag {
             previous: current.record,
             next: next.clone(),
         };
-        let mut stage = Stage::create(parts.stage.hold())?;
+        let mut stage = Stage::create(parts.stage.hold(), syncs_all(&parts.entry.cx))?;
         stage.write(&tag.encode())?;
         stage.complete()?;
         let replaced = match current.tag {
@@ -305,7 +304,7 @@ impl NewTag {
     fn publish(mut self, parts: &Parts<'_>) -> Result<Option<Error>> {
         let (entry, hold) = (parts.entry, parts.hold);
         let full = syncs_all(&entry.cx);
-        self.stage.seal(full)?;
+        self.stage.seal()?;
         if full && !self.on_firm_ground {
             folder_of(entry, hold, Target::Payload)?;
             sync_names(&entry.cx, hold, &entry.name)?;

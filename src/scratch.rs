@@ -30,9 +30,9 @@ impl Refresh {
     /// # Errors
     /// [`LeaseLost`](crate::ErrorKind::LeaseLost), or what the system says.
     pub fn scratch(&self) -> Result<Scratch> {
-        let mut stage = Stage::create(self.hold())?;
+        let mut stage = Stage::create(self.hold(), false)?;
         // Closed: others write to it, and a guest's open file would be in everybody's way.
-        stage.seal(false)?;
+        stage.seal()?;
         Ok(Scratch { stage })
     }
 }

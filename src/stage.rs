@@ -26,6 +26,8 @@ pub(crate) struct Stage {
     name: String,
     /// What an error is about that concerns more than this file.
     target: PathBuf,
+    /// Whether it must be on the disk before it is renamed.
+    syncs: bool,
     file: Option<Box<dyn File>>,
     /// Not yet given to the file system.
     buffer: Vec<u8>,
@@ -40,13 +42,14 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    pub(crate) fn create(hold: &Arc<Hold>) -> Result<Self> {
+    pub(crate) fn create(hold: &Arc<Hold>, syncs: bool) -> Result<Self> {
         hold.refuse_copy()?;
         let (name, file) = hold.lease.create_stage()?;
         Ok(Stage {
             hold: hold.clone(),
             name,
             target: hold.control.cx.path.clone(),
+            syncs,
             file: Some(file),
             buffer: Vec::new(),
             written: 0,
@@ -58,7 +61,7 @@ impl Stage {
     }
 
     pub(crate) fn of_payload(entry: &Entry, hold: &Arc<Hold>) -> Result<Self> {
-        let mut stage = Self::create(hold)?;
+        let mut stage = Self::create(hold, syncs_payload(&entry.cx))?;
         stage.target = entry.path();
         Ok(stage)
     }
@@ -137,10 +140,7 @@ impl Stage {
             Ok(()) => {
                 self.hasher.update(bytes);
                 self.written += bytes.len() as u64;
-                match syncs_payload(&self.hold.control.cx) {
-                    true => self.write_out(WRITE_OUT),
-                    false => Ok(()),
-                }
+                self.write_out(WRITE_OUT)
             }
             // Where files are opened by name for each write, a fenced stage shows here.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -156,9 +156,7 @@ impl Stage {
         self.hold.refuse_copy()?;
         if self.file.is_some() {
             self.flush()?;
-            if syncs_payload(&self.hold.control.cx) {
-                self.write_out(1)?;
-            }
+            self.write_out(1)?;
         }
         self.check_usable()?;
         Ok(Content::Value {
@@ -167,10 +165,11 @@ impl Stage {
         })
     }
 
-    /// Lets the file system begin with what has gathered, if it is at least so much.
+    /// Lets the file system begin with what has gathered, if that will be synced and is at least so much.
     fn write_out(&mut self, least: u64) -> Result<()> {
         let len = self.written - self.begun;
-        let Some(file) = self.file.as_ref().filter(|_| len >= least) else {
+        let begins = self.syncs && len >= least;
+        let Some(file) = self.file.as_ref().filter(|_| begins) else {
             return Ok(());
         };
         let begun = file.write_out(self.begun, len);
@@ -188,17 +187,18 @@ impl Stage {
         }
     }
 
-    /// Everything written, made as durable as asked, closed: ready to be renamed. Does nothing the second time.
-    pub(crate) fn seal(&mut self, sync: bool) -> Result<()> {
+    /// Synced, if it must be, and closed: ready to be renamed. What was written is [complete](Self::complete) before. Does nothing
+    /// the second time.
+    pub(crate) fn seal(&mut self) -> Result<()> {
         self.hold.refuse_copy()?;
-        if self.file.is_some() {
-            self.flush()?;
-        }
         self.check_usable()?;
         let Some(file) = self.file.take() else {
             return Ok(());
         };
-        let synced = if sync { self.sync(&*file) } else { Ok(()) };
+        let synced = match self.syncs {
+            true => self.sync(&*file),
+            false => Ok(()),
+        };
         match synced.and_then(|()| file.close()) {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {

@@ -305,11 +305,12 @@ pub(crate) struct State {
     pub(crate) tag: Option<Metadata>,
 }
 
+/// `tags`: the folder of its tag, if there is one.
 pub(crate) fn current_state(
     cx: &Context,
     root: &Root,
     name: &EntryName,
-    read_tag: &dyn Fn() -> Result<FoundTag>,
+    tags: Option<&dyn Dir>,
 ) -> Result<State> {
     let once = || {
         let mut payload = Payload::open(cx, root, name)?;
@@ -317,7 +318,10 @@ pub(crate) fn current_state(
             let looked = payload.look_closely();
             looked.map_err(|error| Error::io("look at", cx.path.join(name.as_str()), error))?;
         }
-        let found = read_tag()?;
+        let found = match tags {
+            Some(folder) => FoundTag::read_in(cx, folder, name)?,
+            None => FoundTag::default(),
+        };
         Ok(State {
             record: current_record(cx, name, &payload, &found)?,
             payload: payload.map(|payload| payload.metadata),
