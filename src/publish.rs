@@ -19,7 +19,6 @@ use std::time::Duration;
 use cachelock_platform::{Dir, FileKind, GUEST, Metadata};
 
 use crate::context::Context;
-use crate::control::found;
 use crate::durable::{Lasting, sync_dir, sync_names, sync_tag, syncs_all, syncs_payload};
 use crate::error::{Error, Result};
 use crate::events::{Event, EventKind};
@@ -279,19 +278,7 @@ impl NewTag {
         let mut stage = Stage::create(parts.stage.hold(), syncs_all(&parts.entry.cx))?;
         stage.write(&tag.encode())?;
         stage.complete()?;
-        let replaced = match current.tag {
-            None if !GUEST => {
-                found(current.folder.stat(parts.entry.name.file())).map_err(|error| {
-                    Error::io(
-                        "look at",
-                        tag_path(&parts.entry.cx, &parts.entry.name),
-                        error,
-                    )
-                })?
-            }
-            there => there,
-        };
-        stage.set_mode(mode_for(parts, replaced))?;
+        stage.set_mode(mode_for(parts, current.tag))?;
         Ok(NewTag {
             stage,
             folder: current.folder,

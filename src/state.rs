@@ -192,7 +192,10 @@ impl FoundTag {
             return no_file(metadata.kind);
         }
         if metadata.len > TAG_MAX as u64 {
-            return Ok(corrupt("is too long").into());
+            return Ok(FoundTag {
+                seen: Some((kept(file), metadata)),
+                ..corrupt("is too long").into()
+            });
         }
         // Of a longer one that has replaced the one that was glanced at, this is the beginning, which does not parse; the next
         // attempt sees all of it.

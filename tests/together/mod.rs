@@ -17,6 +17,7 @@ together! {
     clocks "../clocks.rs"
     conformance "../conformance.rs"
     corrupt "../corrupt.rs"
+    durable "../durable.rs"
     events "../events/main.rs"
     fairness "../fairness.rs"
     faults "../faults.rs"
