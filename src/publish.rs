@@ -27,7 +27,6 @@ use crate::mutation::Mutation;
 use crate::published::{PublishError, Published};
 use crate::refresh::{Parts, Refresh};
 use crate::rename::{Target, folder_of, rename};
-use crate::root::tag_path;
 use crate::stage::Stage;
 use crate::state::{State, current_state};
 use crate::tag::{Content, Record, Tag};

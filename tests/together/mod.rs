@@ -29,6 +29,7 @@ together! {
     lost "../lost.rs"
     patience "../patience.rs"
     random "../random.rs"
+    reads "../reads.rs"
     renames "../renames.rs"
     replay "../replay.rs"
     retry "../retry.rs"

@@ -1,0 +1,153 @@
+//! Reads beside what may happen meanwhile, and what is said of what was read.
+
+use std::io::ErrorKind as IoError;
+use std::time::Duration;
+
+use cachelock::platform::memory::{Call, Fault, Op, World};
+use cachelock::{Cache, Entry, ErrorKind, Verification};
+
+use support::{builder, on_payload, publish};
+
+mod support;
+
+fn on_tag(call: &Call, op: Op) -> bool {
+    call.op == op && &*call.dir == "/cache/.cachelock/tags" && call.name == "entry"
+}
+
+/// Another process publishes.
+fn publish_another(world: &World, bytes: &[u8]) {
+    let (other, bytes) = (world.process("other"), bytes.to_vec());
+    let cache = builder(&other).open().expect("nothing is touched");
+    let task = world.spawn(&other, "main", move || publish(&cache, &bytes));
+    world.finish(task).expect("nobody disturbs it");
+}
+
+/// The entry as a reader has it.
+fn entry(world: &World) -> Entry {
+    let cache: Cache = builder(&world.process("reader"))
+        .open()
+        .expect("nothing is touched");
+    cache.entry("entry").expect("a name")
+}
+
+#[test]
+fn as_many_publishes_as_there_may_be_during_a_read_make_nothing_corrupt() {
+    let world = World::simulated();
+    publish_another(&world, b"0");
+    let entry = entry(&world);
+    let reader = world.process("reader");
+    let task = world.spawn(&reader, "main", move || entry.read());
+    for round in 1..=5_u8 {
+        world.run_to(&task, |call| on_tag(call, Op::OpenRead));
+        // The opened payload is in neither of its records then.
+        publish_another(&world, &[round, 1]);
+        publish_another(&world, &[round, 2]);
+        world.run_to(&task, |call| on_payload(call, Op::OpenRead));
+    }
+    let found = world.finish(task).expect("not corrupt").expect("published");
+    assert_eq!(found.as_ref(), [5, 2]);
+    assert_eq!(found.meta().generation, Some(11));
+}
+
+#[test]
+fn a_payload_that_vanishes_while_it_is_read_is_opened_again_and_other_errors_are_told() {
+    for (error, expected) in [
+        (IoError::NotFound, None),
+        (IoError::PermissionDenied, Some(ErrorKind::Permission)),
+        (IoError::Other, Some(ErrorKind::Io)),
+    ] {
+        let world = World::simulated();
+        publish_another(&world, b"payload");
+        world.inject(|call| on_payload(call, Op::Read), Fault::Error(error), 1);
+        let read = entry(&world).read();
+        match expected {
+            None => assert_eq!(&read.expect("again").expect("published")[..], b"payload"),
+            Some(kind) => {
+                let error = read.expect_err("it cannot be read");
+                assert_eq!(error.kind(), kind, "{error}");
+                assert_eq!(error.path(), Some("/cache/entry".as_ref()), "{error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn how_far_a_payload_was_verified_is_said() {
+    let world = World::simulated();
+    publish_another(&world, b"payload");
+    let entry = entry(&world);
+    let said = || {
+        let found = entry.read().expect("readable").expect("published");
+        assert_eq!(&found[..], b"payload");
+        (found.meta().verification, found.meta().generation)
+    };
+    assert_eq!(said(), (Verification::Verified, Some(1)));
+    let forbidden = Fault::Error(IoError::PermissionDenied);
+    world.inject(|call| on_tag(call, Op::OpenRead), forbidden, usize::MAX);
+    assert_eq!(said(), (Verification::Unverified, None));
+    world.clear_faults();
+    world.remove("/cache/.cachelock/tags/entry");
+    assert_eq!(said(), (Verification::Untagged, None));
+}
+
+#[test]
+fn until_when_an_entry_is_known_to_be_absent_is_said() {
+    let world = World::simulated();
+    let absent = |world: &World| entry(world).known_absent_until().expect("readable");
+    assert_eq!(absent(&world), None, "there is no cache");
+    publish_another(&world, b"payload");
+    assert_eq!(absent(&world), None);
+    let other = world.process("other");
+    let cache = builder(&other).open().expect("nothing is touched");
+    let task = world.spawn(&other, "main", move || {
+        let refresh = cache.entry("entry")?.refresh()?;
+        let published = refresh.publish_absent(Duration::from_secs(60))?;
+        Ok::<_, cachelock::Error>(published.written)
+    });
+    let written = world.finish(task).expect("nobody disturbs it");
+    assert_eq!(absent(&world), Some(written + Duration::from_secs(60)));
+    assert!(entry(&world).read().expect("readable").is_none());
+}
+
+#[test]
+fn a_reader_that_finds_nothing_looks_whether_its_directory_was_replaced() {
+    let world = World::simulated();
+    let reader = entry(&world);
+    let reads = || reader.read().expect("whole").map(|found| found.to_vec());
+    publish_another(&world, b"old");
+    assert_eq!(reads().as_deref(), Some(&b"old"[..]));
+    world.rename("/cache", "/aside");
+    world.remove("/aside/entry");
+    assert_eq!(reads(), None);
+    publish_another(&world, b"new");
+    assert_eq!(reads().as_deref(), Some(&b"new"[..]));
+}
+
+/// A large payload is read from its file while the caller takes it, which keeps it as it was; a guest has no such file.
+#[test]
+fn a_stream_is_the_payload_that_was_opened_whoever_publishes_meanwhile() {
+    let large = || [&[b'o'; 300_000][..], b"end"].concat();
+    for (guest, bytes, takes) in [
+        (false, large(), true),
+        (false, b"small".to_vec(), false),
+        (true, large(), false),
+        (true, b"small".to_vec(), false),
+    ] {
+        let world = World::simulated();
+        publish_another(&world, &bytes);
+        let process = match guest {
+            true => world.guest("reader"),
+            false => world.process("reader"),
+        };
+        let cache = builder(&process).open().expect("nothing is touched");
+        let entry = cache.entry("entry").expect("a name");
+        let mut stream = entry.open().expect("whole").expect("published");
+        publish_another(&world, &vec![b'n'; bytes.len()]);
+        let before = world.trace().len();
+        let mut found = Vec::new();
+        std::io::Read::read_to_end(&mut stream, &mut found).expect("it is kept");
+        assert!(found == bytes, "guest: {guest}, {} bytes", bytes.len());
+        let read = world.trace()[before..].contains(": Read ");
+        assert_eq!(read, takes, "guest: {guest}, {} bytes", bytes.len());
+    }
+}
