@@ -23,3 +23,4 @@ mod support;
 
 pub use layer::{Broken, Control, Count, Layer, Outcome, Plan, Size};
 pub use table::Table;
+pub use threads::unpanicked;

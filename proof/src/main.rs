@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cachelock_proof::layer::Guest;
-use cachelock_proof::{Broken, Layer, Outcome, Plan, Size, Table, layers};
+use cachelock_proof::{Broken, Layer, Outcome, Plan, Size, Table, layers, unpanicked};
 
 /// The simulated processes allocate all the time, and on several threads: a quarter less time than with the system's own.
 #[global_allocator]
@@ -68,19 +68,13 @@ fn run(plan: &Plan, only: &[u32]) -> ExitCode {
     let (mut ended, computed) = thread::scope(|scope| {
         let waiting = scope.spawn(|| lane(&waiting, plan));
         let computed = lane(&computing, plan);
-        (waiting.join().unwrap_or_default(), computed)
+        (waiting.join().expect("it catches panics"), computed)
     });
     ended.extend(computed);
+    ended.sort_by_key(|(layer, ..)| layer.number());
     let mut table = Table::default();
-    for layer in &layers {
-        match ended.iter().find(|(number, ..)| *number == layer.number()) {
-            Some((_, result, took)) => table.add(&**layer, result.as_ref(), *took),
-            None => table.add(
-                &**layer,
-                Err(&Broken("it has panicked".to_owned())),
-                began.elapsed(),
-            ),
-        }
+    for (layer, result, took) in ended {
+        table.add(layer, result.as_ref(), took);
     }
     let seconds = began.elapsed().as_secs_f64();
     println!(
@@ -95,17 +89,17 @@ fn run(plan: &Plan, only: &[u32]) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// A layer's number, what came of it, and how long it took.
-type Ended = (u32, Result<Outcome, Broken>, Duration);
+/// A layer, what came of it, and how long it took.
+type Ended<'l> = (&'l dyn Layer, Result<Outcome, Broken>, Duration);
 
 /// Runs `layers` one after the other. There are two lanes, of layers that compute and of those that mostly wait for processes,
 /// disks and leases: together they leave no processor idle.
-fn lane(layers: &[&dyn Layer], plan: &Plan) -> Vec<Ended> {
-    let run = |layer: &&dyn Layer| {
+fn lane<'l>(layers: &[&'l dyn Layer], plan: &Plan) -> Vec<Ended<'l>> {
+    let run = |layer: &&'l dyn Layer| {
         let (number, name) = (layer.number(), layer.name());
         println!("=== {number} {name}");
         let started = Instant::now();
-        let result = layer.run(plan);
+        let result = unpanicked(|| layer.run(plan));
         let took = started.elapsed();
         match &result {
             Err(broken) => println!("=== {number} {name}: {broken}"),
@@ -114,7 +108,7 @@ fn lane(layers: &[&dyn Layer], plan: &Plan) -> Vec<Ended> {
                 took.as_secs_f64()
             ),
         }
-        (number, result, took)
+        (*layer, result, took)
     };
     layers.iter().map(run).collect()
 }

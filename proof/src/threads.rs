@@ -66,7 +66,7 @@ pub(crate) fn each<T: Sync, R: Send>(
 }
 
 /// A panic of `work` as a broken promise.
-pub(crate) fn unpanicked<R>(work: impl FnOnce() -> Result<R, Broken>) -> Result<R, Broken> {
+pub fn unpanicked<R>(work: impl FnOnce() -> Result<R, Broken>) -> Result<R, Broken> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
