@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use cachelock::{Durability, Entry, Policy};
 use cachelock_bench::{
-    KIB, MIB, atomic_write_file, cacache_read, cacache_write, cache, plain_replace, refresh,
+    Files, KIB, MIB, atomic_write_file, cacache_read, cacache_write, cache, plain_replace, refresh,
     tempfile_under_fs4,
 };
 
@@ -22,15 +22,17 @@ pub(crate) fn refreshes(run: &Run) -> Vec<Row> {
     let mut rows = Vec::new();
     let payload = vec![7; 4 * KIB];
     for (place, scratch) in run.places() {
-        let dirs = run.dirs(&scratch, ["ours", "tempfile", "cacache"]);
-        let [ours, theirs, cacache] = dirs.paths();
+        let dirs = run.dirs(&scratch, ["ours", "tempfile", "cacache", "files"]);
+        let [ours, theirs, cacache, files] = dirs.paths();
         let entry = cache(ours, Durability::None).entry("entry").unwrap();
-        let [ours, theirs, cacache] = alternate(
+        let mut files = Files::new(files, Durability::None);
+        let [ours, theirs, cacache, files] = alternate(
             run.rounds(1000),
             [
                 &mut || timed(|| refresh(&entry, &payload)),
                 &mut || timed(|| tempfile_under_fs4(theirs, &payload)),
                 &mut || timed(|| cacache_write(cacache, &payload)),
+                &mut || timed(|| files.refresh(&payload)),
             ],
         );
         let goal = match &*place {
@@ -40,26 +42,49 @@ pub(crate) fn refreshes(run: &Run) -> Vec<Row> {
         let what = format!("refresh of 4 KiB, no sync, {place}");
         rows.push(Row::of(&what, &ours, ("tempfile and fs4", &theirs), goal));
         rows.push(Row::of(&what, &ours, ("cacache", &cacache), Goal::None));
+        let bare = format!("its files alone, no sync, {place}");
+        rows.push(Row::of(
+            &bare,
+            &files,
+            ("tempfile and fs4", &theirs),
+            Goal::None,
+        ));
     }
     for (name, durability, limit) in [
         ("Data", Durability::Data, 1.1),
         ("Full", Durability::Full, 1.7),
     ] {
-        let dirs = run.dirs(&run.disk, ["ours", "theirs"]);
-        let [ours, theirs] = dirs.paths();
+        let dirs = run.dirs(&run.disk, ["ours", "theirs", "files"]);
+        let [ours, theirs, files] = dirs.paths();
         let entry = cache(ours, durability).entry("entry").unwrap();
-        let [ours, theirs] = alternate(
+        let mut files = Files::new(files, durability);
+        let [ours, theirs, files] = alternate(
             run.rounds(200),
-            [&mut || timed(|| refresh(&entry, &payload)), &mut || {
-                timed(|| atomic_write_file(theirs, &payload))
-            }],
+            [
+                &mut || timed(|| refresh(&entry, &payload)),
+                &mut || timed(|| atomic_write_file(theirs, &payload)),
+                &mut || timed(|| files.refresh(&payload)),
+            ],
         );
-        rows.push(Row::of(
-            format!("refresh of 4 KiB, {name}"),
-            &ours,
-            ("atomic-write-file", &theirs),
-            Goal::AtMost(limit),
-        ));
+        for (what, samples, goal) in [
+            (
+                format!("refresh of 4 KiB, {name}"),
+                ours,
+                Goal::AtMost(limit),
+            ),
+            (
+                format!("its files and syncs alone, {name}"),
+                files,
+                Goal::None,
+            ),
+        ] {
+            rows.push(Row::of(
+                what,
+                &samples,
+                ("atomic-write-file", &theirs),
+                goal,
+            ));
+        }
     }
     rows.push(throughput(run));
     rows

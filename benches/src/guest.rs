@@ -69,6 +69,10 @@ fn calls(run: &Run, command: &Start<'_>) -> Vec<Row> {
             ..of("payload of 4 KiB and tag, bare", "open, read, close", 0.0)
         },
         of("refresh of 4 KiB, no sync", "create, write, rename", 3.0),
+        Row {
+            goal: Goal::None,
+            ..of("its files alone, no sync", "create, write, rename", 0.0)
+        },
     ]
 }
 

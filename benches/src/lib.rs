@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cachelock::{Cache, Durability, Entry};
@@ -50,6 +50,72 @@ pub fn atomic_write_file(dir: &Path, payload: &[u8]) {
     let mut file = atomic_write_file::AtomicWriteFile::open(dir.join("entry")).unwrap();
     file.write_all(payload).unwrap();
     file.commit().unwrap();
+}
+
+/// The files that a refresh makes, renames and removes, with its syncs, and nothing else: no lock, no look, no check.
+pub struct Files {
+    dir: PathBuf,
+    durability: Durability,
+    made: u64,
+}
+
+impl Files {
+    /// In the empty directory `dir`.
+    #[must_use]
+    pub fn new(dir: &Path, durability: Durability) -> Self {
+        for folder in [dir.join("control"), dir.join("control/tags")] {
+            fs::create_dir(folder).unwrap();
+        }
+        Files {
+            dir: dir.to_owned(),
+            durability,
+            made: 0,
+        }
+    }
+
+    /// As a refresh leaves them.
+    pub fn refresh(&mut self, payload: &[u8]) {
+        self.made += 1;
+        let control = self.dir.join("control");
+        let name = |what: &str| control.join(format!("{what}-{:020}", self.made));
+        let new = |path: &Path, bytes: &[u8]| {
+            let mut file = File::create_new(path).unwrap();
+            file.write_all(bytes).unwrap();
+            file
+        };
+        let [claim, head, stage, tag] = ["claim", "head", "stage", "tag"].map(name);
+        drop(new(&claim, &[b' '; 512]));
+        File::create_new(&head).unwrap().set_len(self.made).unwrap();
+        fs::rename(head, control.join("head")).unwrap();
+        let payload = new(&stage, payload);
+        // As long as one of a short name.
+        let record = new(&tag, &[b' '; 340]);
+        if self.durability != Durability::None {
+            payload.sync_data().unwrap();
+        }
+        if self.durability == Durability::Full {
+            record.sync_data().unwrap();
+        }
+        drop((payload, record));
+        for (from, folder) in [(tag, control.join("tags")), (stage, self.dir.clone())] {
+            self.replace(&from, &folder.join("entry"));
+            if self.durability == Durability::Full {
+                File::open(folder).unwrap().sync_all().unwrap();
+            }
+        }
+        fs::remove_file(claim).unwrap();
+    }
+
+    fn replace(&self, from: &Path, to: &Path) {
+        let exchange = rustix::fs::RenameFlags::EXCHANGE;
+        let exchanged = self.durability == Durability::None
+            && rustix::fs::renameat_with(rustix::fs::CWD, from, rustix::fs::CWD, to, exchange)
+                .is_ok();
+        match exchanged {
+            true => fs::remove_file(from).unwrap(),
+            false => fs::rename(from, to).unwrap(),
+        }
+    }
 }
 
 /// Write, sync the file if asked, rename.

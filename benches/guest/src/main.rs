@@ -4,6 +4,7 @@
 //!   its name and both times in nanoseconds.
 //! - `wait`: for each line of its input takes the lock, says so, and releases it.
 
+use std::cell::Cell;
 use std::io::{BufRead, Write};
 use std::time::{Duration, Instant};
 
@@ -60,6 +61,29 @@ fn compare(cache: &Cache, bare: &Descriptor, rounds: usize) {
         rounds,
         "refresh of 4 KiB, no sync",
         || refresh(cache, "ours", &payload),
+        || replace(bare, "bare", &payload),
+    );
+    let folder = |dir: &Descriptor, name| {
+        dir.create_directory_at(name).unwrap();
+        let flags = DescriptorFlags::READ | DescriptorFlags::MUTATE_DIRECTORY;
+        dir.open_at(PathFlags::empty(), name, OpenFlags::DIRECTORY, flags)
+            .unwrap()
+    };
+    let control = folder(bare, "files");
+    let tags = folder(&control, "tags");
+    let made = Cell::new(0);
+    alternate(
+        rounds,
+        "its files alone, no sync",
+        || {
+            files(
+                bare,
+                &control,
+                &tags,
+                &payload,
+                made.replace(made.get() + 1),
+            )
+        },
         || replace(bare, "bare", &payload),
     );
 }
@@ -122,17 +146,36 @@ fn read_both(dir: &Descriptor, tags: &Descriptor) {
 
 /// Create, write, close, rename.
 fn replace(dir: &Descriptor, name: &str, payload: &[u8]) {
+    create(dir, "bare.new", payload);
+    dir.rename_at("bare.new", dir, name).unwrap();
+}
+
+fn create(dir: &Descriptor, name: &str, bytes: &[u8]) -> Descriptor {
     let create = OpenFlags::CREATE | OpenFlags::EXCLUSIVE;
     let flags = DescriptorFlags::WRITE;
     let file = dir
-        .open_at(PathFlags::empty(), "bare.new", create, flags)
+        .open_at(PathFlags::empty(), name, create, flags)
         .unwrap();
     let mut written = 0;
-    while written < payload.len() {
-        written += file.write(&payload[written..], written as u64).unwrap() as usize;
+    while written < bytes.len() {
+        written += file.write(&bytes[written..], written as u64).unwrap() as usize;
     }
-    drop(file);
-    dir.rename_at("bare.new", dir, name).unwrap();
+    file
+}
+
+/// The files that a refresh makes, renames and removes, and nothing else: no look, no check.
+fn files(dir: &Descriptor, control: &Descriptor, tags: &Descriptor, payload: &[u8], made: u64) {
+    let name = |what: &str| format!("{what}-{made:020}");
+    let [claim, head, stage, tag] = ["claim", "head", "stage", "tag"].map(name);
+    create(control, &claim, &[b' '; 512]);
+    create(control, &head, &[]).set_size(made).unwrap();
+    control.rename_at(&head, control, "head").unwrap();
+    create(control, &stage, payload);
+    // As long as one of a short name.
+    create(control, &tag, &[b' '; 340]);
+    control.rename_at(&tag, tags, "entry").unwrap();
+    control.rename_at(&stage, dir, "files-entry").unwrap();
+    control.unlink_file_at(&claim).unwrap();
 }
 
 fn wait(cache: &Cache) {
