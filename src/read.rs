@@ -4,6 +4,9 @@
 //! only ever replaced), and the tag was read so close to the open that at most one publish lies between, which its two
 //! records cover. Reading the tag last would let any number of publishes pass during a long read.
 //!
+//! What was opened must still be the entry when the tag was read. Else it could be an older payload with the same bytes as the
+//! one that is about to be published, of which the tag speaks already.
+//!
 //! If they do not match all the same, publishes have passed, and it is all done again. It is called corrupt only when two
 //! attempts saw the same file and the same tag; see [`Mismatches`].
 
@@ -110,7 +113,7 @@ impl Intake for Whole {
 
     fn take(payload: Payload) -> io::Result<(Content, Self)> {
         let (content, bytes) = payload.take_in()?;
-        let Payload { file, metadata } = payload;
+        let Payload { file, metadata, .. } = payload;
         Ok((
             content,
             Whole {
@@ -182,7 +185,8 @@ pub(crate) fn look<I: Intake>(entry: &Entry) -> Result<Look<I::Output>> {
 enum Again {
     /// Payload and tag do not go together: why, and what was seen.
     Mismatch(String, Version),
-    /// The payload was replaced while it was read, where a file system loses what has no name any more.
+    /// The payload was replaced before the tag was read, or while it was read, where a file system loses what has no name any
+    /// more.
     Replaced,
 }
 
@@ -193,12 +197,12 @@ fn look_once<I: Intake>(entry: &Entry, root: &Root) -> Result<Result<Look<I::Out
     let late = cx.mutated(Mutation::TagReadLate);
     let mut payload = Payload::open(cx, root, &entry.name)?;
     let tag = if late { None } else { Some(read_tag()?) };
-    // No hash vouches for what has no tag, so it must not be the beginning of something longer.
     if let Some(payload) = &mut payload
-        && tag.as_ref().is_none_or(|tag| tag.tag().is_none())
+        && !payload
+            .is_current(&entry.name)
+            .map_err(|error| Error::io("look at", path(), error))?
     {
-        let looked = payload.look_closely();
-        looked.map_err(|error| Error::io("look at", path(), error))?;
+        return Ok(Err(Again::Replaced));
     }
     let metadata = payload.as_ref().map(|payload| payload.metadata);
     // Before a single byte is read: a sparse file may claim any length.

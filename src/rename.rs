@@ -38,8 +38,7 @@ pub(crate) fn folder_of(entry: &Entry, hold: &Hold, target: Target) -> Result<Ar
 }
 
 /// Renames a sealed stage into place; `LeaseLost` if it was fenced. `folder`: the target's, if it is open; what a retry needs is
-/// opened anew. `loosely`: it need not outlive a power loss, and what it replaces is a file; see [`Dir::displace`]. The stage then
-/// has what was replaced, and removes it when it is dropped.
+/// opened anew. `loosely`: it need not outlive a power loss, and what it replaces is a file; see [`Dir::displace`].
 pub(crate) fn rename(
     entry: &Entry,
     stage: &mut Stage,
@@ -64,8 +63,11 @@ pub(crate) fn rename(
         };
         let error = match renamed {
             Ok(leaves_old) => {
-                if !leaves_old {
-                    stage.renamed();
+                match leaves_old {
+                    // Before anything else is published: by its names a guest tells whether it was replaced. What cannot be
+                    // removed is removed by the next holder.
+                    true => drop(stage.remove()),
+                    false => stage.renamed(),
                 }
                 return Ok(());
             }

@@ -23,6 +23,7 @@ pub(crate) const PIECE: usize = 256 * 1024;
 pub(crate) struct Payload {
     pub(crate) file: Box<dyn File>,
     pub(crate) metadata: Metadata,
+    folder: Arc<dyn Dir>,
 }
 
 impl Payload {
@@ -35,7 +36,11 @@ impl Payload {
         match open_existing(&*folder, name.file(), Access::Read) {
             Ok(None) => Ok(None),
             Ok(Some((file, metadata))) => match metadata.kind {
-                FileKind::File => Ok(Some(Payload { file, metadata })),
+                FileKind::File => Ok(Some(Payload {
+                    file,
+                    metadata,
+                    folder,
+                })),
                 kind => Err(wrong_kind(cx, name, kind)),
             },
             Err(error) => Err(not_a_payload(&*folder, cx, name)
@@ -47,6 +52,22 @@ impl Payload {
     pub(crate) fn look_closely(&mut self) -> io::Result<()> {
         self.metadata = known(&*self.file, self.metadata)?;
         Ok(())
+    }
+
+    /// Whether the entry still is this payload; what is known of it is that of the open file afterwards.
+    ///
+    /// A guest asks the file for its names, which are fewer since it was replaced: identities take two calls more.
+    pub(crate) fn is_current(&mut self, name: &EntryName) -> io::Result<bool> {
+        if self.metadata.id == FileId::UNKNOWN {
+            let links = self.metadata.links;
+            let Some(now) = found(self.file.stat())? else {
+                return Ok(false);
+            };
+            self.metadata = now;
+            return Ok(now.links >= links);
+        }
+        let now = found(self.folder.stat(name.file()))?;
+        Ok(now.is_some_and(|now| now.id == self.metadata.id))
     }
 
     /// All of it, and what it is. A large one is hashed piece by piece, while what was read is still in the processor's

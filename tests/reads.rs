@@ -1,10 +1,11 @@
 //! Reads beside what may happen meanwhile, and what is said of what was read.
 
 use std::io::ErrorKind as IoError;
+use std::sync::Arc;
 use std::time::Duration;
 
-use cachelock::platform::memory::{Call, Fault, Op, World};
-use cachelock::{Cache, Entry, ErrorKind, Verification};
+use cachelock::platform::memory::{Call, Fault, Op, Process, Task, World};
+use cachelock::{Cache, Entry, Error, ErrorKind, Published, Verification};
 
 use support::{builder, on_payload, publish};
 
@@ -47,6 +48,66 @@ fn as_many_publishes_as_there_may_be_during_a_read_make_nothing_corrupt() {
     let found = world.finish(task).expect("not corrupt").expect("published");
     assert_eq!(found.as_ref(), [5, 2]);
     assert_eq!(found.meta().generation, Some(11));
+}
+
+/// A holder of the lock that publishes these bytes, before it renames the payload.
+fn publish_half(
+    world: &World,
+    process: &Arc<Process>,
+    bytes: &'static [u8],
+) -> Task<Result<Published, Error>> {
+    let cache = builder(process).open().expect("nothing is touched");
+    let task = world.spawn(process, "main", move || publish(&cache, bytes));
+    let mut renames = 0;
+    world.run_to(&task, move |call| {
+        renames += usize::from(call.renames_to("entry"));
+        renames == 2
+    });
+    task
+}
+
+/// The bytes of an older payload come again: the tag speaks of them already, and the entry is not there yet.
+#[test]
+fn a_reader_never_has_a_generation_that_is_not_published_yet() {
+    for guest in [false, true] {
+        let world = World::simulated();
+        publish_another(&world, b"A");
+        let reader = match guest {
+            true => world.guest("reader"),
+            false => world.process("reader"),
+        };
+        let cache = builder(&reader).open().expect("nothing is touched");
+        let entry = cache.entry("entry").expect("a name");
+        let task = world.spawn(&reader, "main", move || entry.read());
+        world.run_to(&task, |call| on_tag(call, Op::OpenRead));
+        publish_another(&world, b"B");
+        let dies = world.process("dies");
+        publish_half(&world, &dies, b"A");
+        world.kill(&dies);
+        let found = world.finish(task).expect("whole").expect("published");
+        let said = (found.as_ref(), found.meta().generation);
+        assert_eq!(said, (&b"B"[..], Some(2)), "guest: {guest}");
+    }
+}
+
+/// Two times that are the same are no proof that a file is the same.
+#[test]
+fn a_guest_takes_no_half_of_a_payload_for_one_that_it_has_seen_before() {
+    let world = World::simulated();
+    publish_another(&world, b"AAAAA");
+    let reader = world.guest("reader");
+    let cache = builder(&reader).open().expect("nothing is touched");
+    let entry = cache.entry("entry").expect("a name");
+    let task = world.spawn(&reader, "main", move || entry.read());
+    world.run_to(&task, |call| on_tag(call, Op::Stat));
+    publish_another(&world, b"BBBBBBB");
+    publish_another(&world, b"CCCCC");
+    let slow = publish_half(&world, &world.process("slow"), b"DDDDDDDDDD");
+    // Its second attempt: it has looked at the name, and not yet opened it.
+    world.run_to(&task, |call| on_payload(call, Op::OpenRead));
+    world.finish(slow).expect("nobody disturbs it");
+    let found = world.finish(task).expect("not corrupt").expect("published");
+    assert_eq!(&found[..], b"DDDDDDDDDD");
 }
 
 #[test]
@@ -102,7 +163,7 @@ fn until_when_an_entry_is_known_to_be_absent_is_said() {
     let task = world.spawn(&other, "main", move || {
         let refresh = cache.entry("entry")?.refresh()?;
         let published = refresh.publish_absent(Duration::from_secs(60))?;
-        Ok::<_, cachelock::Error>(published.written)
+        Ok::<_, Error>(published.written)
     });
     let written = world.finish(task).expect("nobody disturbs it");
     assert_eq!(absent(&world), Some(written + Duration::from_secs(60)));

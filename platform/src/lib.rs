@@ -350,6 +350,14 @@ pub trait File: Send + Sync {
         self.metadata()
     }
 
+    /// What the open file itself is like, without its [identity](FileId::UNKNOWN) where that takes another call.
+    ///
+    /// # Errors
+    /// As [`File::metadata`].
+    fn stat(&self) -> io::Result<Metadata> {
+        self.metadata()
+    }
+
     /// Reads at most `buf.len()` bytes at `offset`; 0 is the end of the file. May return less than asked for.
     ///
     /// # Errors

@@ -130,7 +130,7 @@ fn read(dir: &Descriptor, name: &str, len: usize) -> usize {
 }
 
 /// What a verified read of a small payload cannot do without: both files are looked at, lest one is a FIFO, opened, read and
-/// closed.
+/// closed; and the payload is asked whether it was replaced before the tag was read.
 fn read_both(dir: &Descriptor, tags: &Descriptor) {
     let open = |dir: &Descriptor| {
         let seen = dir.stat_at(PathFlags::empty(), "read").unwrap();
@@ -139,9 +139,12 @@ fn read_both(dir: &Descriptor, tags: &Descriptor) {
         (file.unwrap(), seen.size)
     };
     let [payload, tag] = [dir, tags].map(open);
-    for (file, len) in [tag, payload] {
-        assert_eq!(file.read(len, 0).unwrap().0.len() as u64, len);
-    }
+    let read = |(file, len): &(Descriptor, u64)| {
+        assert_eq!(file.read(*len, 0).unwrap().0.len() as u64, *len);
+    };
+    read(&tag);
+    assert_eq!(payload.0.stat().unwrap().link_count, 1);
+    read(&payload);
 }
 
 /// Create, write, close, rename.

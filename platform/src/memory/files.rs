@@ -9,7 +9,7 @@ use super::disk::{Disk, Ino, error};
 use super::state::{Holder, State};
 use super::step::{About, Context, Step};
 use super::threads::Block;
-use crate::{Access, File, Metadata, Owner};
+use crate::{Access, File, FileId, Metadata, Owner};
 
 /// What a guest, which has no users and no permissions, gets to know.
 pub(super) fn metadata(context: &Context, disk: &Disk, ino: Ino) -> Metadata {
@@ -151,6 +151,17 @@ impl File for FileHandle {
 
     fn glance(&self) -> io::Result<Metadata> {
         self.seen.map_or_else(|| self.metadata(), Ok)
+    }
+
+    fn stat(&self) -> io::Result<Metadata> {
+        let found = self.metadata()?;
+        Ok(match self.context.info.guest {
+            true => Metadata {
+                id: FileId::UNKNOWN,
+                ..found
+            },
+            false => found,
+        })
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {

@@ -136,6 +136,13 @@ impl File for WasiFile {
             .map_or_else(|| self.metadata(), |seen| Ok(glance(seen)))
     }
 
+    fn stat(&self) -> io::Result<Metadata> {
+        match &self.open {
+            Some(file) => Ok(glance(&call(|| file.stat())?)),
+            None => self.metadata(),
+        }
+    }
+
     fn is_pinned(&self) -> bool {
         false
     }
