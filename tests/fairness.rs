@@ -522,3 +522,69 @@ fn callers_that_cannot_wait_remove_a_dead_want_after_three_leases() {
         assert_eq!(residue(&world), expected, "after {leases} leases");
     }
 }
+
+fn pause(own: &Process, time: Duration) {
+    own.event().wait_until(Some(own.monotonic() + time));
+}
+
+#[test]
+fn who_lives_and_has_waited_longer_is_given_way_to_for_half_a_second() {
+    let world = World::simulated();
+    let (owner, caller) = (world.process("owner"), world.guest("caller"));
+    let beaten = world.clone();
+    let beats = world.spawn(&owner.clone(), "main", move || {
+        let path = format!("/cache/.cachelock/{DEAD_WANT}");
+        for beat in 0..50 {
+            beaten.plant_file(&path, format!("{:020}\n", 60_000 + beat).as_bytes());
+            pause(&owner, Duration::from_millis(20));
+        }
+        // It was not removed meanwhile, and put up again: else the last beat would be all of it.
+        beaten.exists(&path)
+    });
+    let cache = builder(&caller).open().expect("good settings");
+    let looked = world.clone();
+    let acquires = world.spawn(&caller.clone(), "main", move || {
+        // The want is there by then.
+        pause(&caller, Duration::from_millis(1));
+        let lock = cache.lock().expect("it is free");
+        (
+            lock.waited(),
+            residue(&looked).contains(&DEAD_WANT.to_owned()),
+        )
+    });
+    let tasks: [&dyn Target; 2] = [&beats, &acquires];
+    let ran = world.run_together(&tasks, seeded(1), STEPS);
+    ran.unwrap_or_else(|unfinished| panic!("{unfinished}"));
+    assert!(world.finish(beats), "a live want was removed");
+    let (took, is_there) = world.finish(acquires);
+    let expected = Duration::from_millis(500)..Duration::from_millis(520);
+    assert!(expected.contains(&took) && is_there, "{took:?}, {is_there}");
+}
+
+#[test]
+fn who_has_waited_longer_than_a_want_says_takes_the_lease_as_soon_as_it_is_free() {
+    let world = World::simulated();
+    let (holder, caller) = (world.process("holder"), world.guest("caller"));
+    let cache = builder(&holder).open().expect("good settings");
+    let holds = world.spawn(&holder.clone(), "main", move || {
+        let lock = cache.lock().expect("it is free soon");
+        pause(&holder, Duration::from_millis(300));
+        drop(lock);
+    });
+    world.run_to(&holds, |call| {
+        call.op == Op::Wait && call.thread.as_ref() == "main"
+    });
+    let cache = builder(&caller).open().expect("good settings");
+    let acquires = world.spawn(&caller, "main", move || {
+        cache.lock().expect("it is free at last").waited()
+    });
+    // Put up by somebody who has died since.
+    let path = format!("/cache/.cachelock/{DEAD_WANT}");
+    world.plant_file(&path, format!("{:020}\n", 10).as_bytes());
+    let tasks: [&dyn Target; 2] = [&holds, &acquires];
+    let ran = world.run_together(&tasks, seeded(1), STEPS);
+    ran.unwrap_or_else(|unfinished| panic!("{unfinished}"));
+    let took = world.finish(acquires);
+    let expected = Duration::from_millis(150)..Duration::from_millis(320);
+    assert!(expected.contains(&took), "it took {took:?}");
+}
