@@ -18,7 +18,7 @@ use crate::metrics::Counters;
 #[cfg(feature = "mutations")]
 use crate::mutation::Mutation;
 use crate::name::check_cache_path;
-use crate::time::seconds;
+use crate::time::millis;
 use crate::wait::Timeout;
 
 /// How writers exclude each other.
@@ -193,10 +193,10 @@ impl CacheBuilder {
             return Err(Error::limit(
                 &path,
                 format!(
-                    "a lease of {} is not between {} and {}",
-                    seconds(lease),
-                    seconds(LEASE_MIN),
-                    seconds(LEASE_MAX)
+                    "a lease of {} ms is not between {} and {} ms",
+                    millis(lease),
+                    millis(LEASE_MIN),
+                    millis(LEASE_MAX)
                 ),
             ));
         }

@@ -112,7 +112,7 @@ pub use metrics::{Histogram, Metrics};
 pub use mutation::Mutation;
 pub use policy::Policy;
 pub use published::{PublishError, Published};
-pub use read::Snapshot;
+pub use read::{Lookup, Snapshot};
 pub use reader::Reader;
 pub use refresh::Refresh;
 pub use scratch::Scratch;

@@ -70,6 +70,20 @@ impl AsRef<[u8]> for Snapshot {
     }
 }
 
+/// What is at an entry's place; see [`Entry::lookup`].
+#[derive(Debug)]
+pub enum Lookup {
+    /// A payload, verified, to be read in pieces.
+    Value(Stream),
+    /// It is known not to exist at its source, as a producer has [said](crate::Refresh::publish_absent).
+    Absent {
+        /// Until when that is to be believed; may be past.
+        until: SystemTime,
+    },
+    /// Nothing, or nothing of the entry's key.
+    Missing,
+}
+
 /// What a look at an entry found.
 #[derive(Debug)]
 pub(crate) enum Found<P> {
@@ -355,16 +369,41 @@ impl Entry {
         Ok(self.look()?.value())
     }
 
+    /// As [`Entry::open`], and tells what is not there from what is known not to exist: in one look, between which and another
+    /// one somebody might publish.
+    ///
+    /// ```
+    /// use cachelock::Lookup;
+    ///
+    /// let dir = std::env::temp_dir().join("cachelock-doc-lookup");
+    /// match cachelock::Cache::open(&dir)?.entry("gone")?.lookup()? {
+    ///     Lookup::Value(stream) => println!("{} bytes", stream.meta().len),
+    ///     Lookup::Absent { until } => println!("its source had none, which is believed until {until:?}"),
+    ///     Lookup::Missing => println!("nobody has asked its source yet"),
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Entry::read`].
+    pub fn lookup(&self) -> Result<Lookup> {
+        Ok(match self.look()? {
+            Found::Value(stream) => Lookup::Value(stream),
+            Found::Absent { checked, valid_for } => Lookup::Absent {
+                until: checked.checked_add(valid_for).unwrap_or(checked),
+            },
+            Found::Missing => Lookup::Missing,
+        })
+    }
+
     /// Until when the entry is known not to exist at its source, if a producer has said so; that may be past.
     ///
     /// # Errors
     /// As [`Entry::read`].
     pub fn known_absent_until(&self) -> Result<Option<SystemTime>> {
-        Ok(match self.look()? {
-            Found::Absent { checked, valid_for } => {
-                Some(checked.checked_add(valid_for).unwrap_or(checked))
-            }
-            Found::Missing | Found::Value(_) => None,
+        Ok(match self.lookup()? {
+            Lookup::Absent { until } => Some(until),
+            Lookup::Missing | Lookup::Value(_) => None,
         })
     }
 

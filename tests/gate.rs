@@ -527,6 +527,48 @@ fn a_caller_that_only_tries_starts_no_thread() {
     drop(held);
 }
 
+/// It has the kernel lock for an instant, to see whether anybody has it.
+#[test]
+fn whoever_only_asks_for_the_status_keeps_nobody_from_the_lock_and_is_not_seen_to_hold_it() {
+    let world = World::simulated();
+    // The gate is there.
+    let first = who(&world, "first");
+    world
+        .finish(locks(&first, &world))
+        .expect("nobody else is there");
+    let asks = |name: &str| {
+        let (process, cache) = who(&world, name);
+        world.spawn(&process, "main", move || {
+            let status = cache.status()?.expect("a cache");
+            Ok::<_, Error>(status.locked)
+        })
+    };
+    for (number, tries) in [true, false].into_iter().enumerate() {
+        let asked = asks(&format!("asks {number}"));
+        world.run_to(&asked, |call| call.op == Op::Unlock);
+        let process = world.process(&format!("tries {number}"));
+        let cache = builder(&process).timeout(Timeout::TryOnce).open();
+        let cache = cache.expect("nothing is touched");
+        let another = world.spawn(&process, "main", move || match tries {
+            true => cache.lock().map(|_| None),
+            false => cache.status().map(|status| status.expect("a cache").locked),
+        });
+        // Whoever has the lock only goes on when nobody else can.
+        let other_first = |options: &[Runnable]| {
+            let other = options
+                .iter()
+                .position(|one| !one.call.process.starts_with("asks"));
+            other.unwrap_or_default()
+        };
+        let tasks: [&dyn Target; 2] = [&asked, &another];
+        let ran = world.run_together(&tasks, other_first, STEPS);
+        ran.unwrap_or_else(|unfinished| panic!("{unfinished}"));
+        assert_eq!(world.finish(asked).expect("no error"), Some(false));
+        let said = world.finish(another).expect("nobody holds it");
+        assert_eq!(said, (!tries).then_some(false));
+    }
+}
+
 #[test]
 fn that_kernel_locks_do_not_count_here_is_said_once() {
     let world = World::simulated();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cachelock::platform::memory::{Call, Fault, Op, Process, Task, World};
-use cachelock::{Cache, Entry, Error, ErrorKind, Published, Verification};
+use cachelock::{Cache, Entry, Error, ErrorKind, Lookup, Published, Verification};
 
 use support::{builder, on_payload, publish};
 
@@ -156,8 +156,15 @@ fn until_when_an_entry_is_known_to_be_absent_is_said() {
     let world = World::simulated();
     let absent = |world: &World| entry(world).known_absent_until().expect("readable");
     assert_eq!(absent(&world), None, "there is no cache");
+    let found = entry(&world).lookup().expect("readable");
+    assert!(matches!(found, Lookup::Missing), "{found:?}");
     publish_another(&world, b"payload");
     assert_eq!(absent(&world), None);
+    let found = entry(&world).lookup().expect("readable");
+    assert!(
+        matches!(&found, Lookup::Value(stream) if stream.meta().len == 7),
+        "{found:?}"
+    );
     let other = world.process("other");
     let cache = builder(&other).open().expect("nothing is touched");
     let task = world.spawn(&other, "main", move || {
@@ -166,7 +173,10 @@ fn until_when_an_entry_is_known_to_be_absent_is_said() {
         Ok::<_, Error>(published.written)
     });
     let written = world.finish(task).expect("nobody disturbs it");
-    assert_eq!(absent(&world), Some(written + Duration::from_secs(60)));
+    let until = written + Duration::from_secs(60);
+    assert_eq!(absent(&world), Some(until));
+    let found = entry(&world).lookup().expect("readable");
+    assert!(matches!(found, Lookup::Absent { until: said } if said == until));
     assert!(entry(&world).read().expect("readable").is_none());
 }
 

@@ -70,7 +70,7 @@ pub(crate) enum Command {
     },
     /// Tell who holds the lock, and what is known about an entry
     ///
-    /// Takes no lock. With -v also each setting and where it comes from; what happens is then said from -vv on.
+    /// Nobody waits for it. With -v also each setting and where it comes from; what happens is then said from -vv on.
     Status {
         /// A cache's directory, or the file of an entry
         path: PathBuf,

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use cachelock::platform::process;
-use cachelock::{Begun, Cache, Entry, ErrorKind, Produced, Published, Refresh, Timeout};
+use cachelock::{Begun, Cache, Entry, ErrorKind, Lookup, Produced, Published, Refresh, Timeout};
 use serde_json::json;
 
 use crate::args::{Args, Command, GetArgs, Place, Producer, RefreshArgs};
@@ -220,7 +220,7 @@ impl Run<'_> {
                 "waited_ms": report::ms(waited),
                 "epoch": epoch,
             });
-            report::line(&line.to_string())?;
+            report::line(&report::json_line(&line))?;
         }
         Ok(exit::OK)
     }
@@ -228,12 +228,12 @@ impl Run<'_> {
     fn read(&self, place: &Place, path: bool) -> Result<u8, Failure> {
         let entry = self.entry(place, Access::Read)?;
         self.control.idle()?;
-        let stream = match entry.open()? {
-            Some(stream) => stream,
-            None if is_absent(entry.known_absent_until()?) => {
+        let stream = match entry.lookup()? {
+            Lookup::Value(stream) => stream,
+            Lookup::Absent { until } if SystemTime::now() < until => {
                 return Err(Failure::Absent(entry.path()));
             }
-            None => return Err(Failure::Missing(entry.path())),
+            Lookup::Absent { .. } | Lookup::Missing => return Err(Failure::Missing(entry.path())),
         };
         if path {
             report::path(&entry.path())?;
@@ -279,7 +279,7 @@ impl Run<'_> {
         cache.sweep().map_err(|error| self.waited(error))?;
         if self.settings.json() {
             let line = json!({ "path": cache.path().display().to_string(), "swept": true });
-            report::line(&line.to_string())?;
+            report::line(&report::json_line(&line))?;
         }
         Ok(exit::OK)
     }
@@ -291,7 +291,7 @@ impl Run<'_> {
         if self.settings.json() {
             let holder = holder.as_ref().map(report::holder);
             let line = json!({ "path": path.to_string(), "removed": holder });
-            report::line(&line.to_string())?;
+            report::line(&report::json_line(&line))?;
         } else if !self.settings.quiet() {
             match holder {
                 Some(holder) => report::line(&format!("removed {holder} from the lock of {path}"))?,
@@ -300,9 +300,4 @@ impl Run<'_> {
         }
         Ok(exit::OK)
     }
-}
-
-/// Whether that is still believed.
-fn is_absent(until: Option<SystemTime>) -> bool {
-    until.is_some_and(|until| until > SystemTime::now())
 }

@@ -169,7 +169,7 @@ impl fmt::Display for Failure {
                 f,
                 "the file $CACHELOCK_VALIDATORS that COMMAND has left {what}; nothing was published and the old entry stays"
             ),
-            Failure::NotStarted(command, error) => write!(f, "cannot start {command}: {error}"),
+            Failure::NotStarted(command, error) => write!(f, "cannot start \"{command}\": {error}"),
             Failure::Io(what, error) => write!(f, "cannot {what}: {error}"),
             Failure::Terminated(termination) => write!(f, "ended by {}", signal(*termination)),
             Failure::Lost => f.write_str("the lease was lost"),

@@ -103,7 +103,7 @@ impl Feedback {
                 "epoch": event.epoch,
                 "holder": event.holder.map(report::holder),
             });
-            report::error_line(&line.to_string());
+            report::error_line(&report::json_line(&line));
         } else {
             report::error_line(&format!("cachelock: {message}"));
         }

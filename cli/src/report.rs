@@ -1,5 +1,6 @@
 //! What goes to standard output and standard error, for people and as JSON.
 
+use std::fmt::Write as _;
 use std::io::{self, Read, Write as _};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -52,7 +53,7 @@ pub(crate) fn json_error(name: &str, message: &str, path: Option<&Path>, exit_co
         "path": path.map(|path| path.display().to_string()),
         "exit_code": exit_code,
     });
-    error_line(&object.to_string());
+    error_line(&json_line(&object));
 }
 
 /// Something that does not stop the program.
@@ -62,7 +63,7 @@ pub(crate) fn warning(settings: &Settings, message: &str) {
     }
     if settings.json() {
         let line = json!({ "event": "warning", "message": message });
-        error_line(&line.to_string());
+        error_line(&json_line(&line));
     } else {
         error_line(&format!("cachelock: warning: {message}"));
     }
@@ -85,6 +86,19 @@ pub(crate) fn printable(text: &str) -> String {
         }
     }
     printable
+}
+
+/// `value` on one line, without anything that moves a terminal's cursor. JSON itself asks for that below a blank only.
+pub(crate) fn json_line(value: &Value) -> String {
+    let mut line = String::new();
+    for character in value.to_string().chars() {
+        if character.is_control() {
+            let _ = write!(line, "\\u{:04x}", u32::from(character));
+        } else {
+            line.push(character);
+        }
+    }
+    line
 }
 
 /// One line on standard output.
@@ -154,4 +168,18 @@ pub(crate) fn unix_ms(time: SystemTime) -> u64 {
     ms(time
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_of_any_text_is_json_and_moves_no_cursor() {
+        let text: String = (0..0x300).filter_map(char::from_u32).collect();
+        let line = json_line(&json!({ "path": text }));
+        assert!(!line.chars().any(char::is_control), "{line}");
+        let back: Value = serde_json::from_str(&line).expect("JSON");
+        assert_eq!(back["path"], *text);
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use cachelock::{Backend, Cache, Entry, Status, Stream};
+use cachelock::{Backend, Cache, Entry, Lookup, Status, Stream};
 use serde_json::{Value, json};
 
 use super::{ends_in_separator, split, text};
@@ -56,7 +56,7 @@ pub(super) fn run(
                 "exists": settings.file_exists,
             })));
         }
-        report::line(&object.to_string())?;
+        report::line(&report::json_line(&object))?;
     } else {
         let mut rows = table(&path, status.as_ref(), state.as_ref());
         if settings_too {
@@ -71,12 +71,10 @@ pub(super) fn run(
 }
 
 fn state(entry: &Entry) -> Result<State, Failure> {
-    match entry.open() {
-        Ok(Some(stream)) => Ok(State::There(stream)),
-        Ok(None) => Ok(match entry.known_absent_until()? {
-            Some(until) => State::Absent(until),
-            None => State::Missing,
-        }),
+    match entry.lookup() {
+        Ok(Lookup::Value(stream)) => Ok(State::There(stream)),
+        Ok(Lookup::Absent { until }) => Ok(State::Absent(until)),
+        Ok(Lookup::Missing) => Ok(State::Missing),
         Err(error) if error.is_corrupt() => Ok(State::Corrupt(error.to_string())),
         Err(error) => Err(error.into()),
     }

@@ -105,6 +105,7 @@ fn a_guest_reads_an_entry_with_as_few_calls_as_two_files_take() {
         "statx tag",
         "pread64 tag",
         "close tag",
+        "statx payload", // Whether it was replaced before the tag was read.
         "pread64 payload",
         "close payload",
     ];
@@ -154,6 +155,32 @@ fn what_is_no_file_in_an_entrys_place_is_said_and_never_waited_for() {
     says_so(&["read", "FILE", "--json"]);
     says_so(&["refresh", "FILE", "--json"]);
     ground.assert_clean();
+}
+
+#[test]
+fn what_is_no_directory_in_a_directorys_place_is_said_and_never_waited_for() {
+    for place in [
+        "folder",
+        ".cachelock",
+        ".cachelock/tags",
+        ".cachelock/tags/folder",
+    ] {
+        let ground = Ground::new();
+        let entry = ["--cache", "DIR", "folder/entry", "--json"];
+        let words = |verb: &'static str| [&[verb], &entry[..]].concat();
+        let ran = finish(&mut ground.native(&words("refresh")), "payload");
+        assert_eq!(generation_of(&ran), 1);
+        let place = ground.cache().join(place);
+        fs::remove_dir_all(&place).expect("it is there");
+        let made = Command::new("mkfifo").arg(&place).status();
+        assert!(made.expect("mkfifo runs").success());
+        for verb in ["read", "refresh"] {
+            let ran = finish(&mut ground.guest(&words(verb)), "payload");
+            let error = error_of(&ran);
+            let expected = ["not-a-file", "not-a-directory", "invalid-name", "io"];
+            assert!(expected.contains(&&*error), "{}: {ran}", place.display());
+        }
+    }
 }
 
 #[test]

@@ -29,6 +29,13 @@ impl WasiDir {
     }
 
     fn open_subdir(&self, name: &str) -> io::Result<Self> {
+        // To open a FIFO could take for ever: hosts ask only afterwards whether it is a directory.
+        if name != "." {
+            let seen = call(|| self.0.stat_at(NO_FOLLOW, name))?;
+            if kind(seen.type_) != FileKind::Directory {
+                return Err(io::ErrorKind::NotADirectory.into());
+            }
+        }
         // The right to change it is not asked for: it comes with the parent's, and some hosts refuse those who ask.
         let open = || {
             self.0

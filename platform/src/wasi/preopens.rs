@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 
 use wasi::cli::environment::initial_cwd;
 use wasi::filesystem::preopens::get_directories;
-use wasi::filesystem::types::{Descriptor, DescriptorFlags, OpenFlags, PathFlags};
+use wasi::filesystem::types::{Descriptor, DescriptorFlags, DescriptorType, OpenFlags, PathFlags};
 
 use super::dir::WasiDir;
 use super::error;
@@ -114,6 +114,11 @@ pub(super) fn open_dir(path: &Path) -> io::Result<WasiDir> {
 }
 
 fn open(directory: &Descriptor, path: &str) -> io::Result<Descriptor> {
+    // To open a FIFO could take for ever: hosts ask only afterwards whether it is a directory.
+    let seen = error::call(|| directory.stat_at(PathFlags::SYMLINK_FOLLOW, path))?;
+    if seen.type_ != DescriptorType::Directory {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
     error::call(|| {
         directory.open_at(
             PathFlags::SYMLINK_FOLLOW,
