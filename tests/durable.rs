@@ -112,6 +112,27 @@ fn each_folder_that_leads_to_an_entry_and_to_its_tag_is_synced_and_after_the_ren
     }
 }
 
+/// Of what leads there nothing is kept.
+#[test]
+fn what_leads_to_an_entry_in_a_folder_is_synced_each_time() {
+    let world = World::simulated();
+    let process = world.process("own");
+    let own = cache(&process, Durability::Full);
+    let synced = || {
+        let before = world.trace().len();
+        let entry = own.entry("a/b").expect("a name");
+        let task = world.spawn(&process, "main", move || {
+            entry.refresh()?.publish().map_err(cachelock::Error::from)
+        });
+        world.finish(task).expect("nothing disturbs it");
+        let mut synced = synced_in(&world.trace()[before..]);
+        synced.retain(|dir| dir.starts_with("/cache"));
+        synced
+    };
+    let first = synced();
+    assert_eq!(synced(), first);
+}
+
 #[test]
 fn a_directory_that_cannot_be_synced_is_no_failure_and_one_that_fails_is_told() {
     // The way to the entry, and where the renames went.

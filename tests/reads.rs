@@ -2,9 +2,9 @@
 
 use std::io::ErrorKind as IoError;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use cachelock::platform::memory::{Call, Fault, Op, Process, Task, World};
+use cachelock::platform::memory::{Call, Fault, Op, Process, Stopped, Task, World};
 use cachelock::{Cache, Entry, Error, ErrorKind, Lookup, Published, Verification};
 
 use support::{builder, on_payload, publish};
@@ -48,6 +48,53 @@ fn as_many_publishes_as_there_may_be_during_a_read_make_nothing_corrupt() {
     let found = world.finish(task).expect("not corrupt").expect("published");
     assert_eq!(found.as_ref(), [5, 2]);
     assert_eq!(found.meta().generation, Some(11));
+}
+
+/// As where another kernel or a server remembers files for others, and mixes them for a moment.
+#[test]
+fn a_payload_is_corrupt_only_when_two_attempts_have_seen_the_same() {
+    const TAG: &str = "/cache/.cachelock/tags/entry";
+    for (tags, is_corrupt) in [(&[1][..], false), (&[1, 2], false), (&[1, 1], true)] {
+        let world = World::simulated();
+        publish_another(&world, b"payload");
+        let right = world.read_file(TAG).expect("it is there");
+        let entry = entry(&world);
+        let task = world.spawn(&world.process("reader"), "main", move || entry.read());
+        let mut said = tags.iter().map(|wrong| vec![*wrong]).chain([right]);
+        while world.run_until(&task, |call| on_tag(call, Op::OpenRead)) != Stopped::Finished {
+            world.plant_file(TAG, &said.next().expect("it reads no more tags than these"));
+            world.set_modified(TAG, SystemTime::UNIX_EPOCH);
+            // Made, so that the next one is another.
+            world.run_until(&task, |call| call.op == Op::Read);
+        }
+        assert_eq!(said.next().is_none(), !is_corrupt, "{tags:?}");
+        match world.finish(task) {
+            Err(error) => assert!(error.is_corrupt() && is_corrupt, "{tags:?}: {error}"),
+            Ok(found) => assert_eq!(found.expect("published").as_ref(), b"payload"),
+        }
+    }
+}
+
+/// A payload that somebody else has put there, while the first tag is in place and the next payload is not.
+#[test]
+fn what_no_tag_spoke_of_is_whole_while_it_is_replaced() {
+    let world = World::simulated();
+    world.plant_file("/cache/entry", b"foreign");
+    let modified = world
+        .metadata("/cache/entry")
+        .expect("just put there")
+        .modified;
+    let writer = world.process("writer");
+    let writes = publish_half(&world, &writer, b"ours");
+    let found = entry(&world).read().expect("whole").expect("it is there");
+    assert_eq!(&found[..], b"foreign");
+    let meta = found.meta();
+    assert_eq!(meta.verification, Verification::Verified);
+    assert_eq!((meta.written, meta.checked), (modified, modified));
+    assert_eq!(
+        world.finish(writes).expect("nobody disturbs it").generation,
+        2
+    );
 }
 
 /// A holder of the lock that publishes these bytes, before it renames the payload.

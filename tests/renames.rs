@@ -113,6 +113,11 @@ fn a_new_file_has_the_old_ones_permissions_and_no_special_bits() {
     };
     again(&scene, absent).expect("nobody is in the way");
     assert_eq!(mode(PAYLOAD), Some(0o640), "an empty one, too");
+    // One that is too long to be read, too.
+    world.plant_file(TAG, &vec![b'x'; 1 << 20]);
+    world.set_mode(TAG, 0o600);
+    again(&scene, |cache| publish(cache, b"newer")).expect("nobody is in the way");
+    assert_eq!(mode(TAG), Some(0o600));
 }
 
 #[test]
