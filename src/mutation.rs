@@ -42,6 +42,8 @@ pub enum Mutation {
     EmptyWaitsLease,
     /// The tag is read after the payload was read to its end.
     TagReadLate,
+    /// Once the tag was read, nobody looks whether the entry still is the payload that was opened.
+    PayloadNotCompared,
     /// A holder unlinks the claims above its own that its fence has listed, for a power loss must have left them.
     LaterClaimsCollected,
     /// Whoever finds the lease free takes it, whoever else has waited longer.

@@ -137,6 +137,10 @@ impl Model for Protocol {
                 ReadTooOld
             ),
             rule!(
+                "no read is of a generation that is not there yet",
+                ReadTooEarly
+            ),
+            rule!(
                 "whoever asks for its turn is passed once by each other at most",
                 Starved
             ),

@@ -130,6 +130,7 @@ impl Steps<'_> {
         let current = me.current;
         let generation = current.generation + 1;
         let content = match me.mode {
+            Mode::Value if self.scene.repeats => 2 + generation % 2,
             Mode::Value => self.state.fresh(self.who),
             Mode::Same => current.content,
             Mode::Absent => ABSENT,
@@ -320,7 +321,7 @@ impl Steps<'_> {
         }
     }
 
-    /// Opens the payload, reads the tag right after, reads the payload to its end, compares.
+    /// Opens the payload, reads the tag right after, looks whether the entry still is this payload, reads that to its end, compares.
     pub(super) fn read(&mut self) {
         let me = *self.me();
         let late = self.scene.is(Mutation::TagReadLate);
@@ -337,6 +338,8 @@ impl Steps<'_> {
                 me.current.generation = me.current.generation.max(acknowledged);
             }),
             Pc::ReadTag if late => self.goes(Pc::ReadEnd),
+            Pc::ReadCheck if self.state.version != me.head => self.read_again(),
+            Pc::ReadCheck => self.has_read(me.last_taken),
             _ => self.compare(),
         }
     }
@@ -344,7 +347,12 @@ impl Steps<'_> {
     fn compare(&mut self) {
         let me = *self.me();
         let tag = self.state.tag;
+        let late = self.scene.is(Mutation::TagReadLate);
+        let compares = !late && !self.scene.is(Mutation::PayloadNotCompared);
         let Some(record) = tag.record_of(me.opened, false) else {
+            if compares && self.state.version != me.head {
+                return self.read_again();
+            }
             let records = [tag.previous, tag.next];
             let [previous, next] =
                 records.map(|record| u16::from(record.content) << 8 | u16::from(record.generation));
@@ -358,14 +366,40 @@ impl Steps<'_> {
                 (me.opened, me.head, me.passed) = (0, 0, 0);
             });
         };
+        // What is not there cannot be replaced.
+        if compares && me.opened != MISSING {
+            self.step(How::Goes, Pc::ReadCheck, |next, who| {
+                next.processes[who].last_taken = record.generation;
+            });
+        } else {
+            self.has_read(record.generation);
+        }
+    }
+
+    /// The payload was replaced before the tag was read, or right after.
+    fn read_again(&mut self) {
+        self.step(How::Fails, Pc::ReadOpen, |next, who| {
+            let me = &mut next.processes[who];
+            (me.opened, me.head, me.passed, me.last_taken) = (0, 0, 0, 0);
+        });
+    }
+
+    fn has_read(&mut self, generation: u8) {
+        let me = *self.me();
         self.step(How::Goes, Pc::Done, |next, who| {
-            if record.generation < me.current.generation {
+            if generation < me.current.generation {
                 next.break_rule(Broken::ReadTooOld);
+            }
+            if next
+                .visible(false)
+                .is_some_and(|now| now.generation < generation)
+            {
+                next.break_rule(Broken::ReadTooEarly);
             }
             next.end_round(who);
             // The same reader never goes back.
             if next.processes[who].rounds > 0 {
-                next.processes[who].current.generation = record.generation;
+                next.processes[who].current.generation = generation;
             }
         });
     }

@@ -127,10 +127,11 @@ pub(super) enum Pc {
     ReadOpen,
     ReadTag,
     ReadEnd,
+    ReadCheck,
 }
 
 impl Pc {
-    pub(super) const ALL: [Pc; 48] = [
+    pub(super) const ALL: [Pc; 49] = [
         Pc::Done,
         Pc::Idle,
         Pc::EarlyPayload,
@@ -179,6 +180,7 @@ impl Pc {
         Pc::ReadOpen,
         Pc::ReadTag,
         Pc::ReadEnd,
+        Pc::ReadCheck,
     ];
 }
 
@@ -237,7 +239,7 @@ pub(super) struct Process {
     pub(super) older: u8,
     /// How many others have acquired since its want is up; how many publishes overlap a reader's look.
     pub(super) passed: u8,
-    /// How many epochs it has found taken, and the last of them.
+    /// How many epochs it has found taken, and the last of them; a reader's generation.
     pub(super) taken: u8,
     pub(super) last_taken: u8,
 }

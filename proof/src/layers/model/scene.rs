@@ -42,6 +42,8 @@ pub(super) struct Scene {
     pub(super) publishes: u8,
     /// What with.
     pub(super) modes: &'static [Mode],
+    /// The bytes of every second payload are the same.
+    pub(super) repeats: bool,
     /// The last epoch that may be claimed.
     pub(super) epochs: u8,
     pub(super) expiry: Expiry,
@@ -73,6 +75,7 @@ impl Scene {
             parts: parts.to_vec(),
             publishes: 1,
             modes: &[Mode::Value],
+            repeats: false,
             epochs,
             expiry: Expiry::Any,
             crashes: true,

@@ -64,6 +64,15 @@ fn reader() -> Scene {
     }
 }
 
+/// The bytes of an older payload come again.
+fn repeats() -> Scene {
+    Scene {
+        name: "a reader and a guest with two payloads in turns",
+        repeats: true,
+        ..reader()
+    }
+}
+
 /// No claim expires, nobody dies, and whoever wants the lease comes back.
 fn wants() -> Scene {
     Scene {
@@ -142,6 +151,7 @@ fn small() -> Vec<Scene> {
         absent(),
         same(),
         reader(),
+        repeats(),
         wants(),
         with_errors(Scene::new(
             "an operator and a native, errors",
@@ -271,6 +281,7 @@ pub(super) fn controls() -> Vec<(Mutation, Scene)> {
         (Mutation::GateWaitBlind, two_natives()),
         (Mutation::EmptyWaitsLease, two_guests()),
         (Mutation::TagReadLate, reader()),
+        (Mutation::PayloadNotCompared, repeats()),
         (Mutation::NoCourtesy, wants()),
         (
             Mutation::LaterClaimsCollected,

@@ -119,6 +119,7 @@ pub(super) enum Broken {
     LiveJudgedDead,
     FalseCorruption,
     ReadTooOld,
+    ReadTooEarly,
     Starved,
     TwoHold,
     LiveCollected,

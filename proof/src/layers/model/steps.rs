@@ -171,7 +171,7 @@ impl Steps<'_> {
             Pc::Collect => self.collect(),
             Pc::GiveUpFile | Pc::GiveUpLook | Pc::GiveUpUnlink => self.give_up(),
             Pc::MarkOpen | Pc::MarkWrite => self.mark(),
-            Pc::ReadOpen | Pc::ReadTag | Pc::ReadEnd => self.read(),
+            Pc::ReadOpen | Pc::ReadTag | Pc::ReadEnd | Pc::ReadCheck => self.read(),
             _ => self.hold(),
         }
     }
