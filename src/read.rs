@@ -212,7 +212,7 @@ fn look_once<I: Intake>(entry: &Entry, root: &Root) -> Result<Result<Look<I::Out
     let mut payload = Payload::open(cx, root, &entry.name)?;
     let tag = if late { None } else { Some(read_tag()?) };
     if let Some(payload) = &mut payload {
-        let current = payload.is_current(&entry.name);
+        let current = payload.is_current(root, &entry.name);
         let current = current.map_err(|error| Error::io("look at", path(), error))?;
         if !current && !cx.mutated(Mutation::PayloadNotCompared) {
             return Ok(Err(Again::Replaced));

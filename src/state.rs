@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use cachelock_platform::{Access, Dir, File, FileId, FileKind, GUEST, Metadata};
+use cachelock_platform::{Access, COUNTS_NAMES, Dir, File, FileId, FileKind, GUEST, Metadata};
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_128};
 
 use crate::context::Context;
@@ -56,18 +56,18 @@ impl Payload {
 
     /// Whether the entry still is this payload; what is known of it is that of the open file afterwards.
     ///
-    /// A guest asks the file for its names, which are fewer since it was replaced: identities take two calls more.
-    pub(crate) fn is_current(&mut self, name: &EntryName) -> io::Result<bool> {
-        if self.metadata.id == FileId::UNKNOWN {
-            let links = self.metadata.links;
-            let Some(now) = found(self.file.stat())? else {
-                return Ok(false);
-            };
-            self.metadata = now;
+    /// It has fewer names since it was replaced. That is asked with less effort than what the name stands for now, which is asked
+    /// where numbers of names are not to be relied on: a network file system's client keeps a name for what is open.
+    pub(crate) fn is_current(&mut self, root: &Root, name: &EntryName) -> io::Result<bool> {
+        let Some(now) = found(self.file.stat())? else {
+            return Ok(false);
+        };
+        let links = std::mem::replace(&mut self.metadata, now).links;
+        if COUNTS_NAMES && !root.is_remote() {
             return Ok(now.links >= links);
         }
-        let now = found(self.folder.stat(name.file()))?;
-        Ok(now.is_some_and(|now| now.id == self.metadata.id))
+        let named = found(self.folder.stat(name.file()))?;
+        Ok(named.is_some_and(|named| named.id == now.id))
     }
 
     /// All of it, and what it is. A large one is hashed piece by piece, while what was read is still in the processor's
@@ -289,8 +289,7 @@ impl Mismatches {
             self.count = 1;
             self.last = Some(version.clone());
         }
-        let remote = || root.dir.file_system().is_ok_and(|found| found.remote);
-        self.count >= 10 || (self.count >= 2 && !remote())
+        self.count >= 10 || (self.count >= 2 && !root.is_remote())
     }
 }
 

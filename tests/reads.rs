@@ -4,6 +4,7 @@ use std::io::ErrorKind as IoError;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use cachelock::platform::FileSystem;
 use cachelock::platform::memory::{Call, Fault, Op, Process, Stopped, Task, World};
 use cachelock::{Cache, Entry, Error, ErrorKind, Lookup, Published, Verification};
 
@@ -116,8 +117,15 @@ fn publish_half(
 /// The bytes of an older payload come again: the tag speaks of them already, and the entry is not there yet.
 #[test]
 fn a_reader_never_has_a_generation_that_is_not_published_yet() {
-    for guest in [false, true] {
+    for (guest, remote) in [(false, false), (false, true), (true, false)] {
         let world = World::simulated();
+        if remote {
+            world.set_file_system(FileSystem {
+                name: "nfs".to_owned(),
+                kernel_locks: true,
+                remote,
+            });
+        }
         publish_another(&world, b"A");
         let reader = match guest {
             true => world.guest("reader"),
@@ -133,7 +141,11 @@ fn a_reader_never_has_a_generation_that_is_not_published_yet() {
         world.kill(&dies);
         let found = world.finish(task).expect("whole").expect("published");
         let said = (found.as_ref(), found.meta().generation);
-        assert_eq!(said, (&b"B"[..], Some(2)), "guest: {guest}");
+        assert_eq!(
+            said,
+            (&b"B"[..], Some(2)),
+            "guest: {guest}, remote: {remote}"
+        );
     }
 }
 

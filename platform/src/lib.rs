@@ -72,6 +72,10 @@ pub const GUEST: bool = cfg!(all(target_os = "wasi", target_env = "p2"));
 
 pub use said::{Escaped, Quoted, Reason, failure};
 
+/// Whether an open file is known to have lost a name by its [number of names](Metadata::links), on file systems that are not
+/// [remote](FileSystem::remote).
+pub const COUNTS_NAMES: bool = cfg!(unix) || GUEST;
+
 /// Whether [`File::set_mode`] does anything on this target: where it does not, a file keeps the access that it was created
 /// with.
 pub const SETS_MODES: bool = cfg!(unix);
