@@ -37,13 +37,15 @@ pub(crate) fn waiters(run: &Run) -> Vec<Row> {
         .collect();
     let mut flock = LINES.map(|_| Line::default());
     let mut ours = LINES.map(|_| Line::default());
+    let mut gate = Line::default();
     let rounds = run.rounds(20);
     for round in 0..=rounds {
         // The first one warms up: threads are started.
         if round == 1 {
-            (flock, ours) = (
+            (flock, ours, gate) = (
                 LINES.map(|_| Line::default()),
                 LINES.map(|_| Line::default()),
+                Line::default(),
             );
         }
         for (index, waiters) in LINES.into_iter().enumerate() {
@@ -53,6 +55,10 @@ pub(crate) fn waiters(run: &Run) -> Vec<Row> {
             let lock = cache.lock().unwrap();
             hand_on(line, "lock", &mut ours[index], || drop(lock));
             ours[index].bare.push(bare_steps(line));
+            if waiters == 2 {
+                file.lock().unwrap();
+                hand_on(line, "gate", &mut gate, || file.unlock().unwrap());
+            }
         }
     }
     let mut rows = Vec::new();
@@ -74,6 +80,12 @@ pub(crate) fn waiters(run: &Run) -> Vec<Row> {
             ("flock and bare steps", &limit),
             Goal::AtMost(1.1),
         ));
+        if waiters == 2 {
+            let with_thread = sums(&[(1.0, &gate.totals), (1.0, &ours[index].bare)]);
+            let what = "2 waiters, the gate and bare steps";
+            let other = ("flock and bare steps", &limit[..]);
+            rows.push(Row::of(what, &with_thread, other, Goal::None));
+        }
     }
     rows
 }

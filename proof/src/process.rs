@@ -24,10 +24,54 @@ pub fn signal(child: &Child, signal: Signal) -> io::Result<()> {
     Ok(kill_process(Pid::from_child(child), signal)?)
 }
 
+/// Whether there is such a process, and it is neither stopped nor dead and not yet waited for.
+#[must_use]
+pub fn goes_on(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // Behind the name, which may hold anything.
+    let state = stat
+        .rsplit_once(") ")
+        .and_then(|(_, rest)| rest.chars().next());
+    state.is_some_and(|state| !"TtZX".contains(state))
+}
+
 /// The process number in a claim's record.
 #[must_use]
 pub fn pid_in(claim: &Path) -> Option<u32> {
     let record = fs::read_to_string(claim).ok()?;
     let pid = record.lines().find_map(|line| line.strip_prefix("pid "))?;
     pid.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_process_goes_on_until_it_is_stopped_or_killed() {
+        let mut child = Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .expect("it is there");
+        let pid = child.id();
+        let until = |expected| {
+            (0..1000).any(|_| {
+                thread::sleep(Duration::from_millis(5));
+                goes_on(pid) == expected
+            })
+        };
+        assert!(until(true), "it was started");
+        signal(&child, Signal::STOP).expect("our child");
+        assert!(until(false), "it was stopped");
+        signal(&child, Signal::CONT).expect("our child");
+        assert!(until(true), "it goes on");
+        signal(&child, Signal::KILL).expect("our child");
+        assert!(until(false), "nobody has waited for it yet");
+        child.wait().expect("our child");
+        assert!(!goes_on(pid));
+    }
 }

@@ -80,7 +80,7 @@ pub(super) struct Setup {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Waited {
     pub(super) whole: Duration,
-    /// The longest part of it in which nobody else published either: those who live may take their time, and a disk with theirs.
+    /// The longest part of it in which nobody published and no holder lived: those who live may take their time, and disks theirs.
     pub(super) idle: Duration,
 }
 

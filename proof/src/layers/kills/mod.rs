@@ -6,8 +6,8 @@
 //! - the entry is the whole payload of one writer, by its bytes and by the library's own check;
 //! - its generation is not lower than the last that was acknowledged to anybody or seen by anybody, and no generation has two
 //!   payloads;
-//! - the next acquire comes at once, or behind others that publish: no quarter of a lease passes in which nobody does, so nobody
-//!   has waited for the dead one to expire;
+//! - the next acquire comes at once, or behind others that live: no quarter of a lease passes in which nobody publishes and no
+//!   holder lives, so nobody has waited for the dead one to expire;
 //! - whoever then holds the lock, the checker or a writer, finds nothing in the control directory but its own.
 //!
 //! Half of the kills come amid the others. For the other half all four are stopped, and the one that holds the lock, if there is
@@ -168,7 +168,7 @@ impl Tally {
             let [median, high, most] =
                 [50, 99, 100].map(|percent| at(percent).copied().unwrap_or_default());
             println!(
-                "  the next acquire, {what}: {:.1?} (median), {:.1?} (99 %), {:.1?} (most, {:.1?} of it while nobody published)",
+                "  the next acquire, {what}: {:.1?} (median), {:.1?} (99 %), {:.1?} (most, {:.1?} of it without a sign of life)",
                 median.whole, high.whole, most.whole, most.idle
             );
         }
@@ -255,7 +255,7 @@ fn at_once(lease: Duration, waited: Waited) -> Result<Waited, Fault> {
         return Ok(waited);
     }
     let text =
-        format!("the next acquire waited for {whole:?}, {idle:?} of it while nobody published");
+        format!("the next acquire waited for {whole:?}, {idle:?} of it without a sign of life");
     Err(FaultKind::Slow.with(text))
 }
 

@@ -12,6 +12,7 @@ use cachelock::{Entry, Verification};
 
 use super::ground::{Fault, FaultKind};
 use crate::payload::origin_of;
+use crate::process::{goes_on, pid_in};
 use crate::threads::locked;
 
 /// Between two reads, so that there is time for anything else.
@@ -23,7 +24,7 @@ struct Shared {
     floor: AtomicU64,
     reads: AtomicU64,
     fault: Mutex<Option<Fault>>,
-    /// When the last payloads were seen first.
+    /// When the last payloads were seen first, or a holder was seen that lives and takes its time.
     news: Mutex<VecDeque<Instant>>,
 }
 
@@ -61,7 +62,7 @@ impl Readers {
         self.shared.reads.load(Ordering::Relaxed)
     }
 
-    /// The longest time since `began` in which nothing new was seen.
+    /// The longest time since `began` in which nothing new was seen, nor a holder that lives.
     pub(super) fn silence_since(&self, began: Instant) -> Duration {
         let news = locked(&self.shared.news);
         let meanwhile = news.iter().rev().copied().filter(|seen| *seen > began);
@@ -95,7 +96,7 @@ impl Drop for Readers {
 fn read_on(entry: &Entry, shared: &Shared, remembers: bool) -> Result<(), Fault> {
     let torn = |why: String| FaultKind::Torn.with(format!("a reader: {why}"));
     let mut reader = entry.reader();
-    let (mut last, mut newest) = (0, 0);
+    let (mut last, mut newest, mut looked) = (0, 0, Instant::now());
     while !shared.ends.load(Ordering::Relaxed) {
         last = last.max(shared.floor.load(Ordering::SeqCst));
         let read = match remembers {
@@ -115,7 +116,12 @@ fn read_on(entry: &Entry, shared: &Shared, remembers: bool) -> Result<(), Fault>
             return Err(FaultKind::Generation.with(text));
         }
         if !remembers {
-            if std::mem::replace(&mut newest, generation) != generation {
+            let is_news = std::mem::replace(&mut newest, generation) != generation;
+            let looks = looked.elapsed() > SILENT;
+            if is_news || looks {
+                looked = Instant::now();
+            }
+            if is_news || (looks && holder_lives(entry)) {
                 let mut news = locked(&shared.news);
                 news.truncate(NEWS);
                 news.push_front(Instant::now());
@@ -129,4 +135,18 @@ fn read_on(entry: &Entry, shared: &Shared, remembers: bool) -> Result<(), Fault>
         thread::sleep(PAUSE);
     }
     Ok(())
+}
+
+/// After so much of nothing new the holder is looked at.
+const SILENT: Duration = Duration::from_millis(100);
+
+/// Whether the last claim is a process's that is neither dead nor stopped: it waits for the disk, say.
+fn holder_lives(entry: &Entry) -> bool {
+    let control = entry.path().with_file_name(".cachelock");
+    let names = fs::read_dir(&control).into_iter().flatten().flatten();
+    let claims = names
+        .map(|name| name.file_name())
+        .filter(|name| name.to_string_lossy().starts_with("claim-"));
+    let holder = claims.max().and_then(|claim| pid_in(&control.join(claim)));
+    holder.is_some_and(goes_on)
 }
