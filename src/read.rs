@@ -168,6 +168,7 @@ pub(crate) struct Look<P> {
 
 pub(crate) fn look<I: Intake>(entry: &Entry) -> Result<Look<I::Output>> {
     let mut mismatches = Mismatches::default();
+    let mut replaced = 0;
     loop {
         let Some(root) = entry.cache.root()? else {
             return Ok(Look {
@@ -190,10 +191,19 @@ pub(crate) fn look<I: Intake>(entry: &Entry) -> Result<Look<I::Output>> {
                 });
                 return Err(Error::corrupt(&entry.path(), reason));
             }
-            Err(_) => {}
+            Err(Again::Mismatch(..)) => {}
+            Err(Again::Replaced) if replaced < REPLACED => replaced += 1,
+            Err(Again::Replaced) => {
+                let reason = "it is another file each time; ask again, or look what replaces it all the time";
+                let reason = failure(io::ErrorKind::Other, reason);
+                return Err(Error::io("read", entry.path(), reason));
+            }
         }
     }
 }
+
+/// How often in a row a payload may be replaced while it is read: more than anybody publishes, less than for ever.
+const REPLACED: u32 = 10_000;
 
 /// Why a look has to be repeated.
 enum Again {
@@ -212,7 +222,7 @@ fn look_once<I: Intake>(entry: &Entry, root: &Root) -> Result<Result<Look<I::Out
     let mut payload = Payload::open(cx, root, &entry.name)?;
     let tag = if late { None } else { Some(read_tag()?) };
     if let Some(payload) = &mut payload {
-        let current = payload.is_current(root, &entry.name);
+        let current = payload.is_current(&entry.name);
         let current = current.map_err(|error| Error::io("look at", path(), error))?;
         if !current && !cx.mutated(Mutation::PayloadNotCompared) {
             return Ok(Err(Again::Replaced));

@@ -63,13 +63,19 @@ pub(crate) fn rename(
         };
         let error = match renamed {
             Ok(leaves_old) => {
-                match leaves_old {
-                    // Before anything else is published: by its names a guest tells whether it was replaced. What cannot be
-                    // removed is removed by the next holder.
-                    true => drop(stage.remove()),
-                    false => stage.renamed(),
+                stage.renamed();
+                // Before anything else is published: by its names a guest tells whether it was replaced. What cannot be removed
+                // is removed by the next holder.
+                match leaves_old.then(|| from.unlink(stage.name())) {
+                    Some(Err(error)) if error.kind() == io::ErrorKind::IsADirectory => {
+                        // Somebody has put it there just now, and wants it back.
+                        from.displace(stage.name(), &*folder, to)
+                            .map_err(|error| Error::io("put back", &*path, error))?;
+                        let _ = from.unlink(stage.name());
+                        error
+                    }
+                    _ => return Ok(()),
                 }
-                return Ok(());
             }
             Err(error) => error,
         };

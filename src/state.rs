@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use cachelock_platform::{Access, COUNTS_NAMES, Dir, File, FileId, FileKind, GUEST, Metadata};
+use cachelock_platform::{Access, Dir, File, FileId, FileKind, GUEST, Metadata};
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_128};
 
 use crate::context::Context;
@@ -54,20 +54,20 @@ impl Payload {
         Ok(())
     }
 
-    /// Whether the entry still is this payload; what is known of it is that of the open file afterwards.
+    /// Whether the entry still is this payload.
     ///
-    /// It has fewer names since it was replaced. That is asked with less effort than what the name stands for now, which is asked
-    /// where numbers of names are not to be relied on: a network file system's client keeps a name for what is open.
-    pub(crate) fn is_current(&mut self, root: &Root, name: &EntryName) -> io::Result<bool> {
+    /// A guest asks the file for its names, of which it has fewer than right before it was opened once it was replaced: identities
+    /// take two calls more. What is known of the payload is that of the open file afterwards.
+    pub(crate) fn is_current(&mut self, name: &EntryName) -> io::Result<bool> {
+        if self.metadata.id != FileId::UNKNOWN {
+            let named = found(self.folder.stat(name.file()))?;
+            return Ok(named.is_some_and(|named| named.id == self.metadata.id));
+        }
         let Some(now) = found(self.file.stat())? else {
             return Ok(false);
         };
         let links = std::mem::replace(&mut self.metadata, now).links;
-        if COUNTS_NAMES && !root.is_remote() {
-            return Ok(now.links >= links);
-        }
-        let named = found(self.folder.stat(name.file()))?;
-        Ok(named.is_some_and(|named| named.id == now.id))
+        Ok(now.links >= links)
     }
 
     /// All of it, and what it is. A large one is hashed piece by piece, while what was read is still in the processor's

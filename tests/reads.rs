@@ -117,7 +117,14 @@ fn publish_half(
 /// The bytes of an older payload come again: the tag speaks of them already, and the entry is not there yet.
 #[test]
 fn a_reader_never_has_a_generation_that_is_not_published_yet() {
-    for (guest, remote) in [(false, false), (false, true), (true, false)] {
+    for (guest, remote, early) in [
+        (false, false, false),
+        (false, false, true),
+        (false, true, false),
+        (true, false, false),
+        (true, false, true),
+        (true, true, false),
+    ] {
         let world = World::simulated();
         if remote {
             world.set_file_system(FileSystem {
@@ -134,7 +141,13 @@ fn a_reader_never_has_a_generation_that_is_not_published_yet() {
         let cache = builder(&reader).open().expect("nothing is touched");
         let entry = cache.entry("entry").expect("a name");
         let task = world.spawn(&reader, "main", move || entry.read());
-        world.run_to(&task, |call| on_tag(call, Op::OpenRead));
+        // Right after the payload was opened, or right before the tag is.
+        if early {
+            world.run_to(&task, |call| on_payload(call, Op::OpenRead));
+            world.run_until(&task, |_| true);
+        } else {
+            world.run_to(&task, |call| on_tag(call, Op::OpenRead));
+        }
         publish_another(&world, b"B");
         let dies = world.process("dies");
         publish_half(&world, &dies, b"A");
@@ -144,7 +157,7 @@ fn a_reader_never_has_a_generation_that_is_not_published_yet() {
         assert_eq!(
             said,
             (&b"B"[..], Some(2)),
-            "guest: {guest}, remote: {remote}"
+            "guest: {guest}, remote: {remote}, early: {early}"
         );
     }
 }

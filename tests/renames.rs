@@ -80,8 +80,16 @@ fn a_rename_across_file_systems_names_both_paths() {
 
 #[test]
 fn a_directory_that_takes_the_name_at_the_last_moment_is_told() {
-    for (place, moment, kind) in [(TAG, 0, ErrorKind::Io), (PAYLOAD, 1, ErrorKind::NotAFile)] {
-        let (world, process, cache) = published();
+    for (place, moment, kind, durability) in [
+        (TAG, 0, ErrorKind::Io, Durability::Data),
+        (PAYLOAD, 1, ErrorKind::NotAFile, Durability::Data),
+        // Where what is there changes places with the new file.
+        (TAG, 0, ErrorKind::Io, Durability::None),
+        (PAYLOAD, 1, ErrorKind::NotAFile, Durability::None),
+    ] {
+        let (world, process, _) = published();
+        let cache = builder(&process).durability(durability).open();
+        let cache = cache.expect("good settings");
         let task = world.spawn(&process, "main", move || publish(&cache, b"new"));
         let mut renames = 0;
         world.run_to(&task, move |call| {
@@ -89,11 +97,12 @@ fn a_directory_that_takes_the_name_at_the_last_moment_is_told() {
             renames > moment
         });
         world.remove(place);
-        world.plant_dir(place);
+        world.plant_dir(&format!("{place}/kept"));
         let error = world.finish(task).expect_err("a directory is no file");
         assert_eq!(error.kind(), kind, "{place}: {error}");
         assert_eq!(error.path(), Some(place.as_ref()), "{place}: {error}");
         assert_eq!(residue(&world), [""; 0], "{place}");
+        assert_eq!(world.list(place), ["kept"], "{place}");
     }
 }
 

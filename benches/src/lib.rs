@@ -106,6 +106,12 @@ impl Files {
         fs::remove_file(claim).unwrap();
     }
 
+    #[cfg(not(target_os = "linux"))]
+    fn replace(&self, from: &Path, to: &Path) {
+        fs::rename(from, to).unwrap();
+    }
+
+    #[cfg(target_os = "linux")]
     fn replace(&self, from: &Path, to: &Path) {
         let exchange = rustix::fs::RenameFlags::EXCHANGE;
         let exchanged = self.durability == Durability::None

@@ -72,10 +72,6 @@ pub const GUEST: bool = cfg!(all(target_os = "wasi", target_env = "p2"));
 
 pub use said::{Escaped, Quoted, Reason, failure};
 
-/// Whether an open file is known to have lost a name by its [number of names](Metadata::links), on file systems that are not
-/// [remote](FileSystem::remote).
-pub const COUNTS_NAMES: bool = cfg!(unix) || GUEST;
-
 /// Whether [`File::set_mode`] does anything on this target: where it does not, a file keeps the access that it was created
 /// with.
 pub const SETS_MODES: bool = cfg!(unix);
@@ -264,7 +260,8 @@ pub trait Dir: Send + Sync {
     fn rename(&self, from: &str, to_dir: &dyn Dir, to: &str) -> io::Result<()>;
 
     /// As [`Dir::rename`], for a file that replaces another and need not outlive a power loss. What it has replaced may have the
-    /// name `from` afterwards, which the caller removes then; tells whether it is so.
+    /// name `from` afterwards, which the caller removes then; tells whether it is so. Then it may have been a directory, too:
+    /// once more changes the places back.
     ///
     /// Some file systems write out what is renamed over another file, while the caller waits. They do not if both change places.
     ///

@@ -60,6 +60,7 @@ fn run(plan: &Plan, only: &[u32]) -> ExitCode {
         eprintln!("prove: there is no such layer");
         return ExitCode::from(2);
     }
+    println!("seed {}", plan.seed);
     let began = Instant::now();
     let (waiting, computing): (Vec<_>, Vec<_>) = layers
         .iter()

@@ -234,7 +234,7 @@ impl Disk {
         self.touched.push(dir);
     }
 
-    /// Lets two files change places, one of which is replaced by the other; tells whether there were two.
+    /// Lets what has two names change places, as Linux does with whatever it is; tells whether there were two.
     pub(super) fn displace(
         &mut self,
         (from_dir, from): (Ino, &str),
@@ -246,7 +246,7 @@ impl Disk {
             Ok((ino, old))
         });
         let (ino, old) = match found {
-            Ok((ino, old)) if ino != old && !self.is_dir(ino) && !self.is_dir(old) => (ino, old),
+            Ok((ino, old)) if ino != old => (ino, old),
             // What cannot be done so, and why not, an ordinary rename finds out.
             _ => {
                 return self

@@ -23,6 +23,9 @@ use crate::{Access, File, FileKind, Metadata, Quoted, failure};
 /// system it is the server's.
 static KNOWS_NOW: OnceLock<bool> = OnceLock::new();
 
+/// So often in a row an open is refused for nobody's publishing.
+const REFUSALS: u32 = 10;
+
 /// A file by its name.
 pub(super) struct WasiFile {
     directory: Arc<Descriptor>,
@@ -98,21 +101,15 @@ impl WasiFile {
     /// leaves the directory while it is opened, as one does that changes places with a file of another directory. Then the
     /// name stands for another file already, and that one is opened.
     fn handle(&self, flags: DescriptorFlags) -> io::Result<Descriptor> {
-        let mut refused = None;
+        let mut left = REFUSALS;
         loop {
             let opened = call(|| {
                 self.directory
                     .open_at(NO_FOLLOW, &self.name, OpenFlags::empty(), flags)
             });
+            left -= 1;
             match opened {
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                    let now = stat(&self.directory, &self.name)?;
-                    let now = Some((now.id, now.len, now.modified));
-                    if refused == now {
-                        return Err(error);
-                    }
-                    refused = now;
-                }
+                Err(error) if left > 0 && error.kind() == io::ErrorKind::PermissionDenied => {}
                 opened => return opened,
             }
         }

@@ -68,6 +68,14 @@ fn what_is_displaced_is_replaced_whether_it_keeps_a_name_or_not() {
     assert_eq!(kind_of(gone), ErrorKind::NotFound, "it was fenced");
     assert_eq!(fs::read(&entry).unwrap(), b"new");
     fs::write(&stage, "first").unwrap();
+    match control.displace("stage", &*dir, "folder") {
+        Err(error) => assert_eq!(error.kind(), ErrorKind::IsADirectory),
+        Ok(leaves_old) => {
+            assert!(leaves_old && stage.is_dir(), "once more changes them back");
+            assert!(control.displace("stage", &*dir, "folder").unwrap());
+        }
+    }
+    assert!(temp.path().join("folder").is_dir());
     assert!(!control.displace("stage", &*dir, "another").unwrap());
     assert_eq!(fs::read(temp.path().join("another")).unwrap(), b"first");
 }

@@ -170,7 +170,7 @@ fn cases(plan: &Plan, dir: &Path, programs: &Programs) -> Result<Vec<Case>, Brok
     }
     random.shuffle(&mut cases);
     if plan.size == Size::Short {
-        cases.truncate(60);
+        cases.truncate(70);
     }
     Ok(cases)
 }
