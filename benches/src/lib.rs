@@ -4,8 +4,10 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use cachelock::platform::{self, Dir};
 use cachelock::{Cache, Durability, Entry};
 
 /// Of a payload's length.
@@ -54,7 +56,10 @@ pub fn atomic_write_file(dir: &Path, payload: &[u8]) {
 
 /// The files that a refresh makes, renames and removes, with its syncs, and nothing else: no lock, no look, no check.
 pub struct Files {
-    dir: PathBuf,
+    path: PathBuf,
+    dir: Arc<dyn Dir>,
+    control: Arc<dyn Dir>,
+    tags: Arc<dyn Dir>,
     durability: Durability,
     made: u64,
 }
@@ -63,11 +68,14 @@ impl Files {
     /// In the empty directory `dir`.
     #[must_use]
     pub fn new(dir: &Path, durability: Durability) -> Self {
-        for folder in [dir.join("control"), dir.join("control/tags")] {
-            fs::create_dir(folder).unwrap();
-        }
+        fs::create_dir_all(dir.join("control/tags")).unwrap();
+        let [root, control, tags] = ["", "control", "control/tags"]
+            .map(|path| platform::native().open_dir(&dir.join(path)).unwrap());
         Files {
-            dir: dir.to_owned(),
+            path: dir.to_owned(),
+            dir: root,
+            control,
+            tags,
             durability,
             made: 0,
         }
@@ -76,17 +84,17 @@ impl Files {
     /// As a refresh leaves them.
     pub fn refresh(&mut self, payload: &[u8]) {
         self.made += 1;
-        let control = self.dir.join("control");
-        let name = |what: &str| control.join(format!("{what}-{:020}", self.made));
-        let new = |path: &Path, bytes: &[u8]| {
-            let mut file = File::create_new(path).unwrap();
+        let control = self.path.join("control");
+        let name = |what: &str| format!("{what}-{:020}", self.made);
+        let new = |name: &str, bytes: &[u8]| {
+            let mut file = File::create_new(control.join(name)).unwrap();
             file.write_all(bytes).unwrap();
             file
         };
         let [claim, head, stage, tag] = ["claim", "head", "stage", "tag"].map(name);
         drop(new(&claim, &[b' '; 512]));
-        File::create_new(&head).unwrap().set_len(self.made).unwrap();
-        fs::rename(head, control.join("head")).unwrap();
+        new(&head, &[]).set_len(self.made).unwrap();
+        self.control.rename(&head, &*self.control, "head").unwrap();
         let payload = new(&stage, payload);
         // As long as one of a short name.
         let record = new(&tag, &[b' '; 340]);
@@ -97,29 +105,21 @@ impl Files {
             record.sync_data().unwrap();
         }
         drop((payload, record));
-        for (from, folder) in [(tag, control.join("tags")), (stage, self.dir.clone())] {
-            self.replace(&from, &folder.join("entry"));
+        for (from, folder) in [(tag, &self.tags), (stage, &self.dir)] {
+            self.replace(&from, &**folder);
             if self.durability == Durability::Full {
-                File::open(folder).unwrap().sync_all().unwrap();
+                folder.sync().unwrap();
             }
         }
-        fs::remove_file(claim).unwrap();
+        self.control.unlink(&claim).unwrap();
     }
 
-    #[cfg(not(target_os = "linux"))]
-    fn replace(&self, from: &Path, to: &Path) {
-        fs::rename(from, to).unwrap();
-    }
-
-    #[cfg(target_os = "linux")]
-    fn replace(&self, from: &Path, to: &Path) {
-        let exchange = rustix::fs::RenameFlags::EXCHANGE;
-        let exchanged = self.durability == Durability::None
-            && rustix::fs::renameat_with(rustix::fs::CWD, from, rustix::fs::CWD, to, exchange)
-                .is_ok();
-        match exchanged {
-            true => fs::remove_file(from).unwrap(),
-            false => fs::rename(from, to).unwrap(),
+    /// Without durability as the library does, so that the file system writes nothing out.
+    fn replace(&self, from: &str, to: &dyn Dir) {
+        if self.durability != Durability::None {
+            self.control.rename(from, to, "entry").unwrap();
+        } else if self.control.displace(from, to, "entry").unwrap() {
+            self.control.unlink(from).unwrap();
         }
     }
 }
