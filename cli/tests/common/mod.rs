@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "no test needs all of it")]
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
@@ -67,11 +68,11 @@ impl Place {
     }
 
     pub(crate) fn run(&self, words: &[&str]) -> Output {
-        self.command(words).output().expect("the program runs")
+        started(|| self.command(words).output()).expect("the program runs")
     }
 
     pub(crate) fn start(&self, words: &[&str]) -> Child {
-        self.command(words).spawn().expect("the program starts")
+        started(|| self.command(words).spawn()).expect("the program starts")
     }
 
     /// Somebody who holds the lock until it is killed or its `release` is called.
@@ -144,6 +145,20 @@ impl Place {
         names.sort();
         assert!(names.is_empty(), "{names:?}");
     }
+}
+
+/// What `start` says, which Wine 8 refuses now and then with its error 1359, before anything of the program has run.
+fn started<T>(mut start: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    const INTERNAL_ERROR: i32 = 1359;
+    for _ in 0..3 {
+        match start() {
+            Err(error) if error.raw_os_error() == Some(INTERNAL_ERROR) => {
+                thread::sleep(Duration::from_millis(100));
+            }
+            started => return started,
+        }
+    }
+    start()
 }
 
 pub(crate) fn code(out: &Output) -> i32 {
