@@ -158,10 +158,29 @@ fn what_readers_see_is_judged() {
     reads.tag.next = record(7, 3);
     reads.processes[0].pc = Pc::ReadTag;
     reads.processes[0].opened = 7;
+    // The tag is read, and then compared whether the entry still is what was opened.
+    let judged = |reads: &State| {
+        let compares = steps(&reader, reads)[0].next;
+        assert_eq!(compares.processes[0].pc, Pc::ReadCheck);
+        compares
+    };
     reads.processes[0].current.generation = 3;
-    assert_eq!(breaks(&reader, &reads), Broken::Nothing);
+    reads.payload = 7;
+    assert_eq!(breaks(&reader, &judged(&reads)), Broken::Nothing);
     reads.processes[0].current.generation = 4;
-    assert_eq!(breaks(&reader, &reads), Broken::ReadTooOld);
+    assert_eq!(breaks(&reader, &judged(&reads)), Broken::ReadTooOld);
+    reads.processes[0].current.generation = 3;
+    let mut replaced = judged(&reads);
+    replaced.version = 1;
+    let again = steps(&reader, &replaced)[0].next;
+    assert_eq!(
+        (again.broken, again.processes[0].pc),
+        (Broken::Nothing, Pc::ReadOpen)
+    );
+    let mut early = judged(&reads);
+    early.tag.previous = record(9, 2);
+    early.payload = 9;
+    assert_eq!(breaks(&reader, &early), Broken::ReadTooEarly);
     reads.processes[0].opened = 8;
     reads.processes[0].passed = 1;
     let mismatch = steps(&reader, &reads)[0].next;
