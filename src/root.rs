@@ -2,9 +2,9 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use cachelock_platform::{Dir, FileId, GUEST, Metadata, Quoted};
+use cachelock_platform::{Dir, FileId, Metadata, Quoted};
 
 use crate::context::Context;
 use crate::control::{Control, TAGS, check_trust, dir_error, found, open_or_create_dir};
@@ -17,7 +17,6 @@ pub(crate) struct Root {
     /// The directory of the tags, once somebody has needed it. It may have lost its name since: whoever finds nothing in
     /// it opens it anew before believing that.
     tags: Mutex<Option<Arc<dyn Dir>>>,
-    remote: OnceLock<bool>,
 }
 
 impl Root {
@@ -59,18 +58,11 @@ impl Root {
             dir,
             metadata,
             tags: Mutex::new(None),
-            remote: OnceLock::new(),
         }))
     }
 
     pub(crate) fn id(&self) -> FileId {
         self.metadata.id
-    }
-
-    /// Whether other machines may change it, or another kernel's memory lies between.
-    pub(crate) fn is_remote(&self) -> bool {
-        let ask = || self.dir.file_system().is_ok_and(|found| found.remote);
-        !GUEST && *self.remote.get_or_init(ask)
     }
 
     /// The control directory, created if it is missing.

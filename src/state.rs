@@ -289,7 +289,8 @@ impl Mismatches {
             self.count = 1;
             self.last = Some(version.clone());
         }
-        self.count >= 10 || (self.count >= 2 && !root.is_remote())
+        let remote = || root.dir.file_system().is_ok_and(|found| found.remote);
+        self.count >= 10 || (self.count >= 2 && !remote())
     }
 }
 
