@@ -11,15 +11,11 @@ use cachelock::platform::Platform;
 use cachelock::platform::memory::{Call, Fault, Op, Process, Target, Task, World, seeded};
 use cachelock::{Error, Event, EventKind, Published, Refresh, Timeout};
 
-use support::{LEASE, begin, builder, publish, read, residue};
+use support::{LEASE, begin, builder, publish, read, residue, sleep};
 
 mod support;
 
 const STEPS: u64 = 200_000;
-
-fn sleep(own: &Process, time: Duration) {
-    own.event().wait_until(Some(own.monotonic() + time));
-}
 
 /// Whether it writes a claim's record; the first such call of a holder is no beat, but the claim itself.
 fn writes_claim(call: &Call) -> bool {

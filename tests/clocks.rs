@@ -6,11 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use cachelock::platform::Platform;
 use cachelock::platform::memory::{Op, Process, Runnable, Target, Task, World, seeded};
 use cachelock::{CacheBuilder, Error, Event, EventKind, Locking, Published, Timeout};
 
-use support::{LEASE, begin, builder, publish, read, residue};
+use support::{LEASE, begin, builder, publish, read, residue, sleep};
 
 mod support;
 
@@ -175,10 +174,6 @@ impl Scene {
             })
         })
     }
-}
-
-fn sleep(own: &Process, time: Duration) {
-    own.event().wait_until(Some(own.monotonic() + time));
 }
 
 impl fmt::Display for Ended {

@@ -3,11 +3,10 @@
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-use cachelock::platform::FileSystem;
 use cachelock::platform::memory::{Call, Fault, Op, Process, World};
 use cachelock::{Cache, Durability};
 
-use support::{builder, publish};
+use support::{builder, make_remote, publish};
 
 mod support;
 
@@ -175,11 +174,7 @@ fn files_change_places_only_where_nothing_is_to_last_and_no_answer_is_lost() {
     ] {
         let world = World::simulated();
         if remote {
-            world.set_file_system(FileSystem {
-                name: "nfs".to_owned(),
-                kernel_locks: true,
-                remote,
-            });
+            make_remote(&world);
         }
         let process = world.process("own");
         let own = cache(&process, durability);

@@ -10,11 +10,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cachelock::platform::Platform;
 use cachelock::platform::memory::{Fault, Op, Process, Runnable, Target, World, seeded};
 use cachelock::{Cache, CacheBuilder, Locking, Mutation, Timeout};
 
-use support::{LEASE, builder, publish, residue};
+use support::{LEASE, builder, publish, residue, sleep};
 
 mod support;
 
@@ -297,7 +296,7 @@ impl Scene {
             let delay = Duration::from_micros(self.native_ms[0] * (seed * 37 % 100) * 20);
             let (log, own) = (log.clone(), process.clone());
             tasks.push(world.spawn(&process, "main", move || {
-                let pause = |time| own.event().wait_until(Some(own.monotonic() + time));
+                let pause = |time| sleep(&own, time);
                 if kind != Kind::Native {
                     pause(delay);
                 }
@@ -523,10 +522,6 @@ fn callers_that_cannot_wait_remove_a_dead_want_after_three_leases() {
     }
 }
 
-fn pause(own: &Process, time: Duration) {
-    own.event().wait_until(Some(own.monotonic() + time));
-}
-
 #[test]
 fn who_lives_and_has_waited_longer_is_given_way_to_for_half_a_second() {
     let world = World::simulated();
@@ -536,7 +531,7 @@ fn who_lives_and_has_waited_longer_is_given_way_to_for_half_a_second() {
         let path = format!("/cache/.cachelock/{DEAD_WANT}");
         for beat in 0..50 {
             beaten.plant_file(&path, format!("{:020}\n", 60_000 + beat).as_bytes());
-            pause(&owner, Duration::from_millis(20));
+            sleep(&owner, Duration::from_millis(20));
         }
         // It was not removed meanwhile, and put up again: else the last beat would be all of it.
         beaten.exists(&path)
@@ -545,7 +540,7 @@ fn who_lives_and_has_waited_longer_is_given_way_to_for_half_a_second() {
     let looked = world.clone();
     let acquires = world.spawn(&caller.clone(), "main", move || {
         // The want is there by then.
-        pause(&caller, Duration::from_millis(1));
+        sleep(&caller, Duration::from_millis(1));
         let lock = cache.lock().expect("it is free");
         (
             lock.waited(),
@@ -568,7 +563,7 @@ fn who_has_waited_longer_than_a_want_says_takes_the_lease_as_soon_as_it_is_free(
     let cache = builder(&holder).open().expect("good settings");
     let holds = world.spawn(&holder.clone(), "main", move || {
         let lock = cache.lock().expect("it is free soon");
-        pause(&holder, Duration::from_millis(300));
+        sleep(&holder, Duration::from_millis(300));
         drop(lock);
     });
     world.run_to(&holds, |call| {

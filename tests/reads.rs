@@ -4,11 +4,10 @@ use std::io::ErrorKind as IoError;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use cachelock::platform::FileSystem;
 use cachelock::platform::memory::{Call, Fault, Op, Process, Stopped, Task, World};
 use cachelock::{Cache, Entry, Error, ErrorKind, Lookup, Published, Verification};
 
-use support::{builder, on_payload, publish};
+use support::{builder, make_remote, on_payload, publish, renames_payload};
 
 mod support;
 
@@ -106,11 +105,7 @@ fn publish_half(
 ) -> Task<Result<Published, Error>> {
     let cache = builder(process).open().expect("nothing is touched");
     let task = world.spawn(process, "main", move || publish(&cache, bytes));
-    let mut renames = 0;
-    world.run_to(&task, move |call| {
-        renames += usize::from(call.renames_to("entry"));
-        renames == 2
-    });
+    world.run_to(&task, renames_payload());
     task
 }
 
@@ -127,11 +122,7 @@ fn a_reader_never_has_a_generation_that_is_not_published_yet() {
     ] {
         let world = World::simulated();
         if remote {
-            world.set_file_system(FileSystem {
-                name: "nfs".to_owned(),
-                kernel_locks: true,
-                remote,
-            });
+            make_remote(&world);
         }
         publish_another(&world, b"A");
         let reader = match guest {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use cachelock::platform::memory::{Call, Fault, Op, Process, World};
 use cachelock::{Cache, Durability, Error, ErrorKind, Published};
 
-use support::{begin, builder, publish, read, residue};
+use support::{begin, builder, publish, read, renames_payload, residue};
 
 mod support;
 
@@ -32,18 +32,6 @@ fn again(
 ) -> Result<Published, Error> {
     let cache = cache.clone();
     world.finish(world.spawn(process, "main", move || how(&cache)))
-}
-
-/// Renames of the payload, and not of its tag, which has the same name.
-fn renames_payload() -> impl FnMut(&Call) -> bool + Send {
-    let mut tag = false;
-    move |call| {
-        if !call.renames_to("entry") {
-            return false;
-        }
-        // The tag's is the first of each publish, and is not tried again.
-        std::mem::replace(&mut tag, true)
-    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::time::Duration;
 use cachelock::platform::memory::{Call, Op, Process, Runnable, Stopped, Task, World};
 use cachelock::{Cache, CacheBuilder, Error, Event, EventKind, Mutation, Published};
 
-use support::{builder, on_payload, publish, read};
+use support::{builder, on_payload, publish, read, renames_payload};
 
 mod support;
 
@@ -483,11 +483,7 @@ fn m17_payload_not_compared(stage: &Stage) -> Result<(), String> {
     stage.publish("second", b"B")?;
     let dies = stage.native("dies");
     let third = stage.publisher(&dies, b"A");
-    let mut renames = 0;
-    world.run_to(&third, move |call| {
-        renames += usize::from(call.renames_to("entry"));
-        renames == 2
-    });
+    world.run_to(&third, renames_payload());
     world.kill(&dies.0);
     let found: Result<_, Error> = world.finish(slow);
     let found = found.map_err(|error| error.to_string())?;

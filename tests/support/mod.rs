@@ -6,7 +6,8 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cachelock::platform::memory::{Op, Process, World};
+use cachelock::platform::memory::{Call, Op, Process, World};
+use cachelock::platform::{FileSystem, Platform};
 use cachelock::{Cache, CacheBuilder, Error, Published, Refresh};
 
 /// The lease of all simulated caches, and how long they wait: long enough to see several leases expire.
@@ -35,6 +36,32 @@ pub(crate) fn publish(cache: &Cache, bytes: &[u8]) -> Result<Published, Error> {
     Ok(begin(cache, bytes)?.publish()?)
 }
 
+/// Until so much time has passed.
+pub(crate) fn sleep(own: &Process, time: Duration) {
+    own.event().wait_until(Some(own.monotonic() + time));
+}
+
+/// Makes the world's disk one that other machines may change, too.
+pub(crate) fn make_remote(world: &World) {
+    world.set_file_system(FileSystem {
+        name: "nfs".to_owned(),
+        kernel_locks: true,
+        remote: true,
+    });
+}
+
+/// Renames of the payload, and not of its tag, which has the same name.
+pub(crate) fn renames_payload() -> impl FnMut(&Call) -> bool + Send {
+    let mut tag = false;
+    move |call| {
+        if !call.renames_to("entry") {
+            return false;
+        }
+        // The tag's is the first of each publish, and is not tried again.
+        std::mem::replace(&mut tag, true)
+    }
+}
+
 /// A payload and its generation.
 pub(crate) type Found = (Vec<u8>, Option<u64>);
 
@@ -53,6 +80,6 @@ pub(crate) fn residue(world: &World) -> Vec<String> {
 }
 
 /// Whether a call is the `op` on the payload of `entry` itself, and not on its tag.
-pub(crate) fn on_payload(call: &cachelock::platform::memory::Call, op: Op) -> bool {
+pub(crate) fn on_payload(call: &Call, op: Op) -> bool {
     call.op == op && &*call.dir == "/cache" && call.name == "entry"
 }
