@@ -220,7 +220,7 @@ impl Run<'_> {
                 "waited_ms": report::ms(waited),
                 "epoch": epoch,
             });
-            report::line(&report::json_line(&line))?;
+            report::json(&line)?;
         }
         Ok(exit::OK)
     }
@@ -279,7 +279,7 @@ impl Run<'_> {
         cache.sweep().map_err(|error| self.waited(error))?;
         if self.settings.json() {
             let line = json!({ "path": cache.path().display().to_string(), "swept": true });
-            report::line(&report::json_line(&line))?;
+            report::json(&line)?;
         }
         Ok(exit::OK)
     }
@@ -291,7 +291,7 @@ impl Run<'_> {
         if self.settings.json() {
             let holder = holder.as_ref().map(report::holder);
             let line = json!({ "path": path.to_string(), "removed": holder });
-            report::line(&report::json_line(&line))?;
+            report::json(&line)?;
         } else if !self.settings.quiet() {
             match holder {
                 Some(holder) => report::line(&format!("removed {holder} from the lock of {path}"))?,

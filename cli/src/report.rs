@@ -1,6 +1,5 @@
 //! What goes to standard output and standard error, for people and as JSON.
 
-use std::fmt::Write as _;
 use std::io::{self, Read, Write as _};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -77,33 +76,34 @@ pub(crate) fn error_line(line: &str) {
 
 /// `text` without anything that moves a terminal's cursor: a path may hold any character.
 pub(crate) fn printable(text: &str) -> String {
-    let mut printable = String::with_capacity(text.len());
+    without_controls(text, |control| control.escape_default().to_string())
+}
+
+fn without_controls(text: &str, escaped: impl Fn(char) -> String) -> String {
+    let mut without = String::with_capacity(text.len());
     for character in text.chars() {
-        if character.is_control() {
-            printable.extend(character.escape_default());
-        } else {
-            printable.push(character);
+        match character.is_control() {
+            true => without.push_str(&escaped(character)),
+            false => without.push(character),
         }
     }
-    printable
+    without
 }
 
 /// `value` on one line, without anything that moves a terminal's cursor. JSON itself asks for that below a blank only.
 pub(crate) fn json_line(value: &Value) -> String {
-    let mut line = String::new();
-    for character in value.to_string().chars() {
-        if character.is_control() {
-            let _ = write!(line, "\\u{:04x}", u32::from(character));
-        } else {
-            line.push(character);
-        }
-    }
-    line
+    let escaped = |control| format!("\\u{:04x}", u32::from(control));
+    without_controls(&value.to_string(), escaped)
 }
 
 /// One line on standard output.
 pub(crate) fn line(text: &str) -> Result<(), Failure> {
     bytes(format!("{text}\n").as_bytes())
+}
+
+/// `value` on a line of standard output.
+pub(crate) fn json(value: &Value) -> Result<(), Failure> {
+    line(&json_line(value))
 }
 
 /// A path on standard output.

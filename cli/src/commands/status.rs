@@ -56,7 +56,7 @@ pub(super) fn run(
                 "exists": settings.file_exists,
             })));
         }
-        report::line(&report::json_line(&object))?;
+        report::json(&object)?;
     } else {
         let mut rows = table(&path, status.as_ref(), state.as_ref());
         if settings_too {

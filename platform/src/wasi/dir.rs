@@ -29,12 +29,8 @@ impl WasiDir {
     }
 
     fn open_subdir(&self, name: &str) -> io::Result<Self> {
-        // To open a FIFO could take for ever: hosts ask only afterwards whether it is a directory.
         if name != "." {
-            let seen = call(|| self.0.stat_at(NO_FOLLOW, name))?;
-            if kind(seen.type_) != FileKind::Directory {
-                return Err(io::ErrorKind::NotADirectory.into());
-            }
+            look_for_directory(&self.0, NO_FOLLOW, name)?;
         }
         // The right to change it is not asked for: it comes with the parent's, and some hosts refuse those who ask.
         let open = || {
@@ -133,6 +129,19 @@ impl Dir for WasiDir {
 
     fn as_any(&self) -> &dyn Any {
         self
+    }
+}
+
+/// An error if there is something else at `path`. For whoever opens it next: to open a FIFO could take for ever, and hosts ask only
+/// afterwards whether it is a directory.
+pub(super) fn look_for_directory(
+    parent: &Descriptor,
+    flags: PathFlags,
+    path: &str,
+) -> io::Result<()> {
+    match call(|| parent.stat_at(flags, path))?.type_ {
+        DescriptorType::Directory => Ok(()),
+        _ => Err(io::ErrorKind::NotADirectory.into()),
     }
 }
 

@@ -10,9 +10,9 @@ use std::sync::OnceLock;
 
 use wasi::cli::environment::initial_cwd;
 use wasi::filesystem::preopens::get_directories;
-use wasi::filesystem::types::{Descriptor, DescriptorFlags, DescriptorType, OpenFlags, PathFlags};
+use wasi::filesystem::types::{Descriptor, DescriptorFlags, OpenFlags, PathFlags};
 
-use super::dir::WasiDir;
+use super::dir::{WasiDir, look_for_directory};
 use super::error;
 use crate::failure;
 
@@ -114,11 +114,7 @@ pub(super) fn open_dir(path: &Path) -> io::Result<WasiDir> {
 }
 
 fn open(directory: &Descriptor, path: &str) -> io::Result<Descriptor> {
-    // To open a FIFO could take for ever: hosts ask only afterwards whether it is a directory.
-    let seen = error::call(|| directory.stat_at(PathFlags::SYMLINK_FOLLOW, path))?;
-    if seen.type_ != DescriptorType::Directory {
-        return Err(io::ErrorKind::NotADirectory.into());
-    }
+    look_for_directory(directory, PathFlags::SYMLINK_FOLLOW, path)?;
     error::call(|| {
         directory.open_at(
             PathFlags::SYMLINK_FOLLOW,
