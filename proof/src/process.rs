@@ -35,6 +35,16 @@ pub fn goes_on(pid: u32) -> bool {
     state.is_some_and(|state| !"TtZX".contains(state))
 }
 
+/// The process that has made the last claim in a control directory, as far as its record tells.
+#[must_use]
+pub fn last_claimer(control: &Path) -> Option<u32> {
+    let names = fs::read_dir(control).ok()?.flatten();
+    let claims = names
+        .map(|name| name.file_name())
+        .filter(|name| name.to_string_lossy().starts_with("claim-"));
+    pid_in(&control.join(claims.max()?))
+}
+
 /// The process number in a claim's record.
 #[must_use]
 pub fn pid_in(claim: &Path) -> Option<u32> {

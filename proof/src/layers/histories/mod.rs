@@ -11,7 +11,6 @@ mod history;
 mod planted;
 mod worker;
 
-use std::fs;
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, ExitCode};
@@ -25,7 +24,7 @@ use crate::layer::{Broken, Control, Count, Guest, Layer, Outcome, Plan, Size};
 use crate::layers;
 use crate::payload::{Origin, make};
 use crate::place::{Kind, Place};
-use crate::process::{pid_in, signal};
+use crate::process::{last_claimer, signal};
 use crate::random::Random;
 use crate::threads::joined;
 
@@ -314,11 +313,7 @@ fn freeze(dir: &Path, workers: &[Worker], until: u64, random: &mut Random) -> io
 
 /// The lock's holder, as far as its record tells.
 fn holder(dir: &Path, workers: &[Worker]) -> Option<usize> {
-    let control = cache_in(dir).join(".cachelock");
-    let names = fs::read_dir(&control).ok()?.filter_map(Result::ok);
-    let claims = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
-    let claim = claims.filter(|name| name.starts_with("claim-")).max()?;
-    let pid = pid_in(&control.join(claim))?;
+    let pid = last_claimer(&cache_in(dir).join(".cachelock"))?;
     workers.iter().position(|worker| worker.child.id() == pid)
 }
 

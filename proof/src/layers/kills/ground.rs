@@ -15,7 +15,7 @@ use super::readers::Readers;
 use super::writer::{ENTRY, Orders, Said, Style, cache_in, log_in, strays, whole_lines};
 use crate::layers;
 use crate::payload::{Origin, make, origin_of};
-use crate::process::pid_in;
+use crate::process::last_claimer;
 use crate::random::Random;
 
 const WRITERS: usize = 4;
@@ -237,9 +237,7 @@ impl Ground {
 
     /// The lock's holder, as far as its record tells: the place of a writer.
     pub(super) fn holder(&self) -> Option<usize> {
-        let names = self.control().ok()?;
-        let claim = names.iter().rfind(|name| name.starts_with("claim-"))?;
-        let pid = pid_in(&self.control_dir().join(claim))?;
+        let pid = last_claimer(&self.control_dir())?;
         self.writers.iter().position(|writer| writer.pid() == pid)
     }
 

@@ -12,7 +12,7 @@ use cachelock::{Entry, Verification};
 
 use super::ground::{Fault, FaultKind};
 use crate::payload::origin_of;
-use crate::process::{goes_on, pid_in};
+use crate::process::{goes_on, last_claimer};
 use crate::threads::locked;
 
 /// Between two reads, so that there is time for anything else.
@@ -143,10 +143,5 @@ const SILENT: Duration = Duration::from_millis(100);
 /// Whether the last claim is a process's that is neither dead nor stopped: it waits for the disk, say.
 fn holder_lives(entry: &Entry) -> bool {
     let control = entry.path().with_file_name(".cachelock");
-    let names = fs::read_dir(&control).into_iter().flatten().flatten();
-    let claims = names
-        .map(|name| name.file_name())
-        .filter(|name| name.to_string_lossy().starts_with("claim-"));
-    let holder = claims.max().and_then(|claim| pid_in(&control.join(claim)));
-    holder.is_some_and(goes_on)
+    last_claimer(&control).is_some_and(goes_on)
 }
