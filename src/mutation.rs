@@ -48,6 +48,8 @@ pub enum Mutation {
     LaterClaimsCollected,
     /// Whoever finds the lease free takes it, whoever else has waited longer.
     NoCourtesy,
+    /// A holder never rewrites its claim.
+    NoBeat,
     /// The payload's stage is renamed without a sync, whatever the durability.
     NoSync,
     /// No directory is synced, whatever the durability.

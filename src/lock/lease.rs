@@ -30,6 +30,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use cachelock_platform::{Access, File, Monotonic};
 
@@ -240,6 +241,10 @@ impl Lease {
             return Ok(None);
         }
         let cx = &self.control.cx;
+        if cx.mutated(Mutation::NoBeat) {
+            self.put_off(cx.options.lease / 3);
+            return Ok(None);
+        }
         let name = control::claim(self.epoch);
         let Some((file, _)) = self.control.open(&name, Access::Write)? else {
             return self.claim_is_gone().map(Some);
@@ -257,12 +262,16 @@ impl Lease {
         self.control.write(&*file, &name, &record)?;
         file.touch()
             .map_err(|error| self.control.failed("touch", &name, error))?;
+        self.put_off(cx.options.lease / 3);
+        Ok(None)
+    }
+
+    /// The next beat is due after so much time.
+    fn put_off(&self, time: Duration) {
         *self
             .next_beat
             .lock()
-            .unwrap_or_else(PoisonError::into_inner) =
-            cx.platform.monotonic() + cx.options.lease / 3;
-        Ok(None)
+            .unwrap_or_else(PoisonError::into_inner) = self.control.cx.platform.monotonic() + time;
     }
 
     /// A beat for whoever has other things to do. One that fails is tried again soon, for the disk may be full for a while;
@@ -278,13 +287,9 @@ impl Lease {
         if !self.failing.swap(true, Ordering::Relaxed) {
             self.say_beat_failed(&failed);
         }
-        let cx = &self.control.cx;
         // Before a record that was written half-way, which nobody can read, is taken for a dead holder's.
-        let soon = (cx.options.lease / 12).min(expiry::UNREADABLE / 3);
-        *self
-            .next_beat
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = cx.platform.monotonic() + soon;
+        let soon = (self.control.cx.options.lease / 12).min(expiry::UNREADABLE / 3);
+        self.put_off(soon);
         Ok(())
     }
 

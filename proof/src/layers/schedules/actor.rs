@@ -5,13 +5,19 @@ use std::io::Write as _;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use cachelock::platform::Platform as _;
+use cachelock::platform::memory::Process;
 use cachelock::{Cache, Error, GetError, Policy};
 
 use crate::sim::{Found, OLD};
+use crate::support::{LEASE, sleep};
 use crate::threads::locked;
 
 /// For how long what is absent is known to be.
 const VALID_FOR: Duration = Duration::from_secs(60);
+
+/// Short, for whoever can only poll polls until a lease expires.
+pub(super) const SCENE_LEASE: Duration = LEASE.checked_div(5).unwrap();
 
 /// What a process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +32,8 @@ pub(super) enum Does {
     Pair,
     /// Gets the entry, and publishes it if it is missing.
     Get,
+    /// Publishes once, after it has held the lock for so many leases.
+    Hold(u32),
     /// Reads so many times.
     Read(usize),
 }
@@ -40,12 +48,14 @@ impl Actor {
     /// What it does with one of its threads. `who` is its number.
     pub(super) fn work(
         self,
+        process: &Process,
         cache: &Cache,
         who: usize,
         thread: usize,
         log: &Mutex<Log>,
     ) -> Vec<Said> {
-        let publish = |content| publishes(cache, who, content, log);
+        let publish_after = |held, content| publishes(process, cache, who, held, content, log);
+        let publish = |content| publish_after(Duration::ZERO, content);
         let bytes = |bytes: String| Some(bytes.into_bytes());
         match self.does {
             Does::Publish(times) => (0..times)
@@ -53,6 +63,7 @@ impl Actor {
                 .collect(),
             Does::Again => vec![publish(Some(OLD.to_vec()))],
             Does::Absent => vec![publish(None)],
+            Does::Hold(leases) => vec![publish_after(SCENE_LEASE * leases, bytes(who.to_string()))],
             Does::Pair => vec![publish(bytes(format!("{who} thread {thread}")))],
             Does::Get => vec![gets(cache, who, log)],
             Does::Read(times) => (0..times).map(|_| reads(cache)).collect(),
@@ -87,14 +98,33 @@ pub(super) enum Said {
     Wrong(String),
 }
 
-fn publishes(cache: &Cache, who: usize, content: Content, log: &Mutex<Log>) -> Said {
+/// `hold`: for how long it holds the lock before it publishes, at least.
+fn publishes(
+    process: &Process,
+    cache: &Cache,
+    who: usize,
+    hold: Duration,
+    content: Content,
+    log: &Mutex<Log>,
+) -> Said {
     let publish = || -> Result<u64, Error> {
         let mut refresh = cache.entry("entry")?.refresh()?;
         if let Some(bytes) = &content {
             refresh.write_all(bytes).expect("it stays in the buffer");
         }
-        let held = held(who, log, || refresh.check_held());
-        held?;
+        held(who, log, || {
+            let until = process.monotonic() + hold;
+            while process.monotonic() < until {
+                // As a producer does that works for a while: whoever has no thread to beat for it beats when it is due.
+                if let Some(due) = refresh.heartbeat_due() {
+                    sleep(process, due.min(until - process.monotonic()));
+                    refresh.heartbeat()?;
+                } else {
+                    sleep(process, until - process.monotonic());
+                }
+            }
+            refresh.check_held()
+        })?;
         let published = match content {
             Some(_) => refresh.publish(),
             None => refresh.publish_absent(VALID_FOR),

@@ -7,6 +7,7 @@
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
 
 use cachelock::Mutation;
 
@@ -39,6 +40,7 @@ fn drawn_scene(random: &mut Random) -> Scene {
                 0 if !guest => Does::Pair,
                 0 | 1 => Does::Get,
                 2 => Does::Publish(2),
+                3 => Does::Hold(2),
                 _ => Does::Publish(1),
             };
             Actor { guest, does }
@@ -50,6 +52,8 @@ fn drawn_scene(random: &mut Random) -> Scene {
     Scene {
         actors,
         old: random.pick(2) == 0,
+        // So that beats are due while others are at it, too; the longest is a fraction of what a beat may be late by.
+        step: Duration::from_micros([0, 0, 20, 100][random.pick(4)]),
     }
 }
 
@@ -121,7 +125,7 @@ impl Schedules {
 
 /// Those that few interventions between two processes show, whatever the seed. `docs/reliability.md` says why the others are
 /// not among them.
-const CONTROLS: [Mutation; 14] = [
+const CONTROLS: [Mutation; 15] = [
     Mutation::StageNotChecked,
     Mutation::HeadNotChecked,
     Mutation::FenceOneEpoch,
@@ -136,6 +140,7 @@ const CONTROLS: [Mutation; 14] = [
     Mutation::GateWaitBlind,
     Mutation::EmptyWaitsLease,
     Mutation::TagAfterPayload,
+    Mutation::NoBeat,
 ];
 
 impl Layer for Schedules {
@@ -175,6 +180,7 @@ impl Layer for Schedules {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Size;
 
     /// Drawn schedules that have failed once: seed, number, and what was wrong. What a seed draws changes with the draws above and
     /// with the library's steps, so what was wrong has a test of its own, too. To run one alone, add it here.
@@ -196,6 +202,17 @@ mod tests {
         for (seed, number, was) in FAILED {
             if let Err(broken) = draw(&Starts::new(), seed, number) {
                 panic!("again: {was}\n{broken}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_holder_that_does_not_beat_is_overtaken_whoever_waits() {
+        let starts = Starts::new();
+        for search in searches(Size::Short) {
+            let holds = |actor: &Actor| matches!(actor.does, Does::Hold(_));
+            if search.scene.actors.iter().any(holds) {
+                assert!(search.shows(Mutation::NoBeat, &starts), "{search}");
             }
         }
     }

@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use cachelock::platform::memory::{Keep, Op, Process, Runnable, Target, Task, World};
 use cachelock::{Cache, Durability, Mutation};
 
-use super::actor::{Actor, Does, Log, Said};
+use super::actor::{Actor, Does, Log, SCENE_LEASE, Said};
 use crate::sim::OLD;
-use crate::support::{LEASE, builder, publish};
+use crate::support::{builder, publish};
 use crate::threads::locked;
 
 const GATE: &str = "/cache/.cachelock/cache.lock";
@@ -16,11 +17,12 @@ const GATE: &str = "/cache/.cachelock/cache.lock";
 /// More steps than any run of a scene takes.
 const STEPS: u64 = 50_000;
 
-/// Who takes part, and whether there is an entry before.
+/// Who takes part, whether there is an entry before, and how long each step takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Scene {
     pub(super) actors: Vec<Actor>,
     pub(super) old: bool,
+    pub(super) step: Duration,
 }
 
 /// What happens at a step.
@@ -166,6 +168,7 @@ impl Scene {
         };
         let world = start.image(seed, |_| Keep::Keep);
         world.set_traced(traced);
+        world.set_step_time(self.step);
         let mut running = Running {
             processes: Vec::new(),
             caches: Vec::new(),
@@ -200,10 +203,9 @@ impl Scene {
                 true => running.world.guest(&name),
                 false => running.world.process(&name),
             };
-            // Short, for whoever can only poll polls until a lease expires.
             let mut builder = builder(&process)
                 .durability(Durability::None)
-                .lease(LEASE / 5);
+                .lease(SCENE_LEASE);
             if let Some(mutation) = mutation {
                 builder = builder.mutation(mutation);
             }
@@ -211,8 +213,9 @@ impl Scene {
             let threads = if actor.does == Does::Pair { 2 } else { 1 };
             for thread in 0..threads {
                 let (actor, cache, log) = (*actor, cache.clone(), running.log.clone());
+                let own = process.clone();
                 let label = if thread == 0 { "main" } else { "second" };
-                let body = move || actor.work(&cache, who, thread, &log);
+                let body = move || actor.work(&own, &cache, who, thread, &log);
                 let task = running.world.spawn(&process, label, body);
                 running.tasks.push((who, task));
             }
@@ -305,6 +308,10 @@ impl fmt::Display for Scene {
             let kind = if actor.guest { "guest" } else { "native" };
             write!(f, "{kind} {:?}, ", actor.does)?;
         }
-        f.write_str(if self.old { "an old entry" } else { "no entry" })
+        f.write_str(if self.old { "an old entry" } else { "no entry" })?;
+        match self.step {
+            Duration::ZERO => Ok(()),
+            step => write!(f, ", {step:?} a step"),
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::time::Duration;
 
 use cachelock::Mutation;
 
@@ -126,6 +127,7 @@ impl fmt::Display for Search {
 }
 
 const ONCE: Does = Does::Publish(1);
+const HOLDS: Does = Does::Hold(3);
 
 fn native(does: Does) -> Actor {
     actor(false, does)
@@ -143,6 +145,7 @@ fn old(one: Actor, other: Actor) -> Scene {
     Scene {
         actors: vec![one, other],
         old: true,
+        step: Duration::ZERO,
     }
 }
 
@@ -180,6 +183,12 @@ pub(super) fn narrow() -> Vec<Search> {
             2,
         ),
         (old(native(ONCE), native(ONCE)), Kinds::All, Telling, 2),
+        (
+            old(guest(HOLDS), guest(ONCE)),
+            Kinds::Switches,
+            Telling,
+            1,
+        ),
     ];
     let search = |(scene, kinds, before, most)| Search {
         scene,
@@ -219,6 +228,13 @@ pub(super) fn searches(size: Size) -> Vec<Search> {
         if long {
             add(old(one, other), Kinds::Freezes, Before::Any, 3);
         }
+        let once_more = if long { 2 } else { 1 };
+        add(
+            old(actor(a, HOLDS), other),
+            Kinds::All,
+            Before::Any,
+            once_more,
+        );
         if long || (!short && a && !b) {
             add(old(one, other), Kinds::All, Before::Telling, 3);
         }
