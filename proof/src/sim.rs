@@ -8,7 +8,7 @@ use cachelock::platform::FileKind;
 use cachelock::platform::memory::World;
 use cachelock::{Cache, Error, Mutation, Published};
 
-use crate::support::{LEASE, builder, publish, read, residue};
+use crate::support::{LEASE, builder, publish_at, read_at, residue};
 
 /// The payloads of these layers. Lengths differ, and `NEW` takes several writes on a disk that writes [`BLOCK`] bytes at once.
 pub(crate) const OLD: &[u8] = b"the old payload";
@@ -66,8 +66,8 @@ pub(crate) fn shown(bytes: &[u8]) -> String {
 }
 
 /// What a process that has not been there before reads.
-pub(crate) fn find(world: &World) -> Result<Found, Error> {
-    match read(world, "reader") {
+pub(crate) fn find(world: &World, entry: &str) -> Result<Found, Error> {
+    match read_at(world, "reader", entry) {
         Ok(None) => Ok(Found::Missing),
         Ok(Some((bytes, generation))) => Ok(Found::Value(bytes, generation)),
         Err(error) if error.is_corrupt() => Ok(Found::Corrupt),
@@ -76,41 +76,49 @@ pub(crate) fn find(world: &World) -> Result<Found, Error> {
 }
 
 /// Lets another process refresh, which must succeed within `limit` and leave nothing lying about. `before`: what was there.
-pub(crate) fn next_refresh(world: &World, before: &Found, limit: Duration) -> Result<(), String> {
-    next_refresh_with(world, before, limit, None)
+pub(crate) fn next_refresh(
+    world: &World,
+    entry: &str,
+    before: &Found,
+    limit: Duration,
+) -> Result<(), String> {
+    next_refresh_with(world, entry, before, limit, None)
 }
 
 /// The same with a defect.
 pub(crate) fn next_refresh_with(
     world: &World,
+    entry: &str,
     before: &Found,
     limit: Duration,
     mutation: Option<Mutation>,
 ) -> Result<(), String> {
-    let (found, left) = refresh(world, before, limit, mutation)?;
-    all_go(world, &found, left, limit, mutation)
+    let (found, left) = refresh(world, entry, before, limit, mutation)?;
+    all_go(world, entry, &found, left, limit, mutation)
 }
 
 /// The same after a power cut. It may have left claims above the head, which stay until the head has passed them.
 pub(crate) fn refresh_after_power_cut(
     world: &World,
+    entry: &str,
     before: &Found,
     limit: Duration,
 ) -> Result<(), String> {
-    let (mut found, mut left) = refresh(world, before, limit, None)?;
+    let (mut found, mut left) = refresh(world, entry, before, limit, None)?;
     for _ in 0..3 {
         if left.is_empty() || left.iter().any(|name| !name.starts_with("claim-")) {
             break;
         }
-        (found, left) = refresh(world, &found, limit, None)?;
+        (found, left) = refresh(world, entry, &found, limit, None)?;
     }
-    all_go(world, &found, left, limit, None)
+    all_go(world, entry, &found, left, limit, None)
 }
 
 /// Nothing is left, or the want of a dead waiter that nobody has given way to, for it had waited for no longer. It stops nobody,
 /// and is swept when it is three leases old.
 fn all_go(
     world: &World,
+    entry: &str,
     found: &Found,
     left: Vec<String>,
     limit: Duration,
@@ -120,7 +128,7 @@ fn all_go(
     let left = match wants && !left.is_empty() {
         true => {
             world.advance(LEASE * 4);
-            refresh(world, found, limit, mutation)?.1
+            refresh(world, entry, found, limit, mutation)?.1
         }
         false => left,
     };
@@ -133,6 +141,7 @@ fn all_go(
 /// One refresh: what is there then, and what is left in the control directory.
 fn refresh(
     world: &World,
+    entry: &str,
     before: &Found,
     limit: Duration,
     mutation: Option<Mutation>,
@@ -144,7 +153,8 @@ fn refresh(
         None => builder(&process),
     };
     let cache = cache.open().map_err(|e| e.to_string())?;
-    let task = world.spawn(&process, "main", move || publish(&cache, NEXT));
+    let name = entry.to_owned();
+    let task = world.spawn(&process, "main", move || publish_at(&cache, &name, NEXT));
     let published = world
         .finish(task)
         .map_err(|error| format!("the next refresh fails: {error}"))?;
@@ -160,7 +170,7 @@ fn refresh(
             published.generation
         ));
     }
-    let found = find(world).map_err(|error| error.to_string())?;
+    let found = find(world, entry).map_err(|error| error.to_string())?;
     if found != Found::Value(NEXT.to_vec(), Some(published.generation)) {
         return Err(format!("the next refresh published, and {found:?} is read"));
     }
@@ -179,14 +189,14 @@ pub(crate) enum Work {
 }
 
 impl Work {
-    pub(crate) fn run(self, cache: &Cache) -> Result<Published, Error> {
+    pub(crate) fn run(self, cache: &Cache, entry: &str) -> Result<Published, Error> {
         match self {
-            Work::Value => publish(cache, NEW),
+            Work::Value => publish_at(cache, entry, NEW),
             Work::Absent => {
-                let refresh = cache.entry("entry")?.refresh()?;
+                let refresh = cache.entry(entry)?.refresh()?;
                 Ok(refresh.publish_absent(Duration::from_secs(60))?)
             }
-            Work::NotModified => Ok(cache.entry("entry")?.refresh()?.publish_not_modified()?),
+            Work::NotModified => Ok(cache.entry(entry)?.refresh()?.publish_not_modified()?),
         }
     }
 }

@@ -22,18 +22,30 @@ pub(crate) fn builder(process: &Arc<Process>) -> CacheBuilder {
         .timeout(TIMEOUT)
 }
 
-/// A refresh of the entry `entry` with these bytes written to it.
+/// The entry of most tests.
+pub(crate) const ENTRY: &str = "entry";
+
+/// A refresh of [`ENTRY`] with these bytes written to it.
 pub(crate) fn begin(cache: &Cache, bytes: &[u8]) -> Result<Refresh, Error> {
-    let mut refresh = cache.entry("entry")?.refresh()?;
+    begin_at(cache, ENTRY, bytes)
+}
+
+fn begin_at(cache: &Cache, entry: &str, bytes: &[u8]) -> Result<Refresh, Error> {
+    let mut refresh = cache.entry(entry)?.refresh()?;
     refresh
         .write_all(bytes)
         .expect("so few bytes stay in the buffer");
     Ok(refresh)
 }
 
-/// Publishes these bytes as the entry `entry`.
+/// Publishes these bytes as [`ENTRY`].
 pub(crate) fn publish(cache: &Cache, bytes: &[u8]) -> Result<Published, Error> {
-    Ok(begin(cache, bytes)?.publish()?)
+    publish_at(cache, ENTRY, bytes)
+}
+
+/// Publishes these bytes as this entry.
+pub(crate) fn publish_at(cache: &Cache, entry: &str, bytes: &[u8]) -> Result<Published, Error> {
+    Ok(begin_at(cache, entry, bytes)?.publish()?)
 }
 
 /// Until so much time has passed.
@@ -67,8 +79,13 @@ pub(crate) type Found = (Vec<u8>, Option<u64>);
 
 /// What a process that has not been there before reads; `None` if the entry is missing.
 pub(crate) fn read(world: &World, name: &str) -> Result<Option<Found>, Error> {
+    read_at(world, name, ENTRY)
+}
+
+/// The same of this entry.
+pub(crate) fn read_at(world: &World, name: &str, entry: &str) -> Result<Option<Found>, Error> {
     let cache = builder(&world.process(name)).open()?;
-    let snapshot = cache.entry("entry")?.read()?;
+    let snapshot = cache.entry(entry)?.read()?;
     Ok(snapshot.map(|snapshot| (snapshot.to_vec(), snapshot.meta().generation)))
 }
 

@@ -15,7 +15,7 @@ use cachelock::{Cache, Durability, Error, ErrorKind, Mutation};
 
 use crate::random::Random;
 use crate::sim::{Found, NEW, OLD, Work, find, last_calls, next_refresh};
-use crate::support::{LEASE, builder, publish};
+use crate::support::{ENTRY, LEASE, builder, publish};
 use crate::threads::{each, locked, unpanicked};
 use crate::{Broken, Control, Count, Layer, Outcome, Plan, Size};
 
@@ -179,7 +179,7 @@ fn begin(scenario: Scenario) -> World {
 fn work(job: Job, cache: &Cache) -> Said {
     let done = |result: Result<(), Error>| result.map_or_else(Said::Failed, |()| Said::Done);
     match job {
-        Job::Publish(work) => match work.run(cache) {
+        Job::Publish(work) => match work.run(cache, ENTRY) {
             Ok(published) => Said::Published(published.generation),
             Err(error) => Said::Failed(error),
         },
@@ -248,13 +248,14 @@ impl Case<'_> {
             calls: locked(&calls).clone(),
             hits: met.load(Ordering::Relaxed),
         };
-        let found = find(world).map_err(|error| format!("the entry cannot be read: {error}"))?;
+        let found =
+            find(world, ENTRY).map_err(|error| format!("the entry cannot be read: {error}"))?;
         self.is_true(&said, &found, &seen)?;
         if let (Said::Published(_), Durability::Full) = (&said, durability)
             && !self.is_excused(&seen)
         {
             let image = world.image(1, |_| Keep::Lose);
-            let after = find(&image).map_err(|error| error.to_string())?;
+            let after = find(&image, ENTRY).map_err(|error| error.to_string())?;
             if after != found {
                 return Err(format!(
                     "acknowledged, and after a power cut {after:?} is read and not {found:?}"
@@ -267,7 +268,7 @@ impl Case<'_> {
             true => LEASE + LEASE / 2,
             false => Duration::from_millis(600),
         };
-        next_refresh(world, &found, limit)?;
+        next_refresh(world, ENTRY, &found, limit)?;
         Ok(seen)
     }
 

@@ -16,7 +16,7 @@ use crate::sim::{
     BLOCK, Found, NEW, NEXT, OLD, Work, find, fingerprint, last_calls, refresh_after_power_cut,
     shown,
 };
-use crate::support::{LEASE, builder, publish};
+use crate::support::{ENTRY, LEASE, builder, publish_at};
 use crate::threads::each;
 use crate::{Broken, Control, Count, Layer, Outcome, Plan, Size};
 
@@ -50,6 +50,13 @@ struct Scenario {
     work: Work,
     guest: bool,
     durability: Durability,
+    entry: &'static str,
+}
+
+impl Scenario {
+    fn payload(&self) -> String {
+        format!("/cache/{}", self.entry)
+    }
 }
 
 /// What an entry has been, in order. A power cut may leave any of these from `floor` on.
@@ -136,6 +143,7 @@ impl Layer for Images {
                 work: Work::Value,
                 guest: false,
                 durability,
+                entry: ENTRY,
             });
             Control::new(
                 format!("{mutation:?} under {durability:?}"),
@@ -152,7 +160,7 @@ impl Layer for Images {
                 Count::new(
                     "points of refreshes and recoveries",
                     sum.points,
-                    plan.size.pick(2_000, 70_000, 70_000),
+                    plan.size.pick(2_000, 120_000, 120_000),
                 ),
             ],
             controls: controls.into(),
@@ -166,47 +174,86 @@ const RECOVERY_BOUND: usize = 64;
 /// More calls than any refresh makes.
 const TOO_MANY: usize = 2000;
 
+/// An entry in folders that only it makes.
+const DEEP: &str = "folder/below/entry";
+
 fn scenarios(size: Size) -> Vec<Scenario> {
     let mut all = Vec::new();
+    let works = [Work::Value, Work::Absent, Work::NotModified];
+    let natives_and_guests = [false, true];
     for durability in [Durability::Data, Durability::Full] {
-        let scenario = |before, work, guest| Scenario {
-            number: 0,
-            before,
-            work,
-            guest,
-            durability,
+        let mut add = |before, work, guest, entry| {
+            let number = all.len();
+            all.push(Scenario {
+                number,
+                before,
+                work,
+                guest,
+                durability,
+                entry,
+            });
         };
-        for guest in [false, true] {
-            let others = [
-                Before::Nothing,
-                Before::Old,
-                Before::Fresh(Durability::Data),
-                Before::Fresh(Durability::Full),
-                Before::Own(None),
-                Before::Own(Some(Durability::Data)),
-                Before::Own(Some(Durability::Full)),
-            ];
+        let others = [
+            Before::Nothing,
+            Before::Old,
+            Before::Fresh(Durability::Data),
+            Before::Fresh(Durability::Full),
+            Before::Own(None),
+            Before::Own(Some(Durability::Data)),
+            Before::Own(Some(Durability::Full)),
+        ];
+        for guest in natives_and_guests {
             for before in others {
-                for work in [Work::Value, Work::Absent, Work::NotModified] {
+                for work in works {
                     if (before, work) != (Before::Nothing, Work::NotModified) {
-                        all.push(scenario(before, work, guest));
+                        add(before, work, guest, ENTRY);
                     }
                 }
+                add(before, Work::Value, guest, DEEP);
             }
         }
         // A recovery is cut off, too: of what every point of a refresh has left.
         let step = if size == Size::Short { 40 } else { 1 };
-        for call in (0..=85).step_by(step) {
-            all.push(scenario(Before::Killed(call, false), Work::Value, false));
-            all.push(scenario(Before::Killed(call, true), Work::Value, false));
-            all.push(scenario(Before::Killed(call, true), Work::Value, true));
-            all.push(scenario(Before::Cut(call), Work::Value, false));
+        for entry in [ENTRY, DEEP] {
+            let calls = |old| calls_of_a_refresh(durability, entry, old);
+            for call in (0..=calls(false)).step_by(step) {
+                add(Before::Killed(call, false), Work::Value, false, entry);
+            }
+            for call in (0..=calls(true)).step_by(step) {
+                add(Before::Killed(call, true), Work::Value, false, entry);
+                add(Before::Cut(call), Work::Value, false, entry);
+                if entry == ENTRY {
+                    add(Before::Killed(call, true), Work::Value, true, entry);
+                }
+            }
         }
     }
-    for (number, scenario) in all.iter_mut().enumerate() {
-        scenario.number = number;
-    }
     all
+}
+
+/// How many calls the refresh makes that is killed before a recovery.
+fn calls_of_a_refresh(durability: Durability, entry: &'static str, old: bool) -> usize {
+    let run = Run {
+        seed: 0,
+        bound: 0,
+        mutation: None,
+    };
+    let before = if old { Before::Old } else { Before::Nothing };
+    let begun = run.begin(Scenario {
+        number: 0,
+        before,
+        work: Work::Value,
+        guest: false,
+        durability,
+        entry,
+    });
+    let (world, _) = begun.expect("nothing is cut off");
+    let process = world.process("counted");
+    let cache = run.cache(&process, durability);
+    let task = world.spawn(&process, "main", move || publish_at(&cache, entry, NEXT));
+    (0..TOO_MANY)
+        .find(|_| world.run_until(&task, |_| true) == Stopped::Finished)
+        .expect("a refresh ends")
 }
 
 impl Run {
@@ -229,8 +276,8 @@ impl Run {
         if let Before::Own(after) = scenario.before {
             self.publish_before(&world, scenario, &process, &cache, after, &mut versions);
         }
-        let work = scenario.work;
-        let task = world.spawn(&process, "main", move || work.run(&cache));
+        let Scenario { work, entry, .. } = scenario;
+        let task = world.spawn(&process, "main", move || work.run(&cache, entry));
         versions.all.push(match work {
             Work::Value => Found::Value(NEW.to_vec(), None),
             Work::Absent => Found::Missing,
@@ -293,7 +340,7 @@ impl Run {
 
     /// The world as it is before the refresh that is cut off.
     fn begin(&self, scenario: Scenario) -> Result<(World, Versions), Broken> {
-        let before = scenario.before;
+        let Scenario { before, entry, .. } = scenario;
         let seed = Random::at(self.seed, &[scenario.number]).draw();
         let world = World::simulated_from(seed);
         let mut versions = Versions {
@@ -304,7 +351,7 @@ impl Run {
         let first = |durability| {
             let process = world.process("first");
             let cache = self.cache(&process, durability);
-            let task = world.spawn(&process, "main", move || publish(&cache, OLD));
+            let task = world.spawn(&process, "main", move || publish_at(&cache, entry, OLD));
             world.finish(task).expect("nothing disturbs it");
         };
         match before {
@@ -330,7 +377,7 @@ impl Run {
                 world.set_max_io(BLOCK);
                 let dies = world.process("dies");
                 let cache = self.cache(&dies, scenario.durability);
-                let task = world.spawn(&dies, "main", move || publish(&cache, NEXT));
+                let task = world.spawn(&dies, "main", move || publish_at(&cache, entry, NEXT));
                 let mut calls = 0;
                 world.run_until(&task, move |_| {
                     calls += 1;
@@ -351,7 +398,7 @@ impl Run {
                         let found = self
                             .look(&cut, &versions, scenario)
                             .map_err(|why| self.broken(&world, scenario, 0, &why, ""))?;
-                        let raw = cut.read_file("/cache/entry");
+                        let raw = cut.read_file(&scenario.payload());
                         versions.floor = 0;
                         versions.all = match (found, raw) {
                             (Found::Corrupt, Some(raw)) => vec![Found::Value(raw, None)],
@@ -378,8 +425,9 @@ impl Run {
         after: Option<Durability>,
         versions: &mut Versions,
     ) {
+        let entry = scenario.entry;
         let mut done = |cache: Cache, process: &Arc<Process>, bytes: &'static [u8], durability| {
-            let task = world.spawn(process, "before", move || publish(&cache, bytes));
+            let task = world.spawn(process, "before", move || publish_at(&cache, entry, bytes));
             world.finish(task).expect("nothing disturbs it");
             versions.all.push(Found::Value(bytes.to_vec(), None));
             match durability {
@@ -406,7 +454,7 @@ impl Run {
         scenario: Scenario,
     ) -> Result<Found, String> {
         let allowed = &versions.all[versions.floor..];
-        let raw = image.read_file("/cache/entry");
+        let raw = image.read_file(&scenario.payload());
         let whole = |bytes: &Vec<u8>| {
             let is = |found: &Found| matches!(found, Found::Value(value, _) if value == bytes);
             allowed.iter().any(is)
@@ -428,7 +476,8 @@ impl Run {
             let raw = raw.map_or("missing".to_owned(), |raw| shown(&raw));
             return Err(format!("the payload is {raw}"));
         }
-        let found = find(image).map_err(|error| format!("it cannot be read: {error}"))?;
+        let found =
+            find(image, scenario.entry).map_err(|error| format!("it cannot be read: {error}"))?;
         let fine = match &found {
             Found::Missing => allowed.contains(&Found::Missing),
             Found::Value(bytes, _) => whole(bytes),
@@ -459,7 +508,7 @@ impl Run {
             true => LEASE * 2,
             false => Duration::from_millis(600),
         };
-        refresh_after_power_cut(image, &found, limit)
+        refresh_after_power_cut(image, scenario.entry, &found, limit)
     }
 
     fn broken(

@@ -9,7 +9,7 @@ use cachelock::platform::memory::Outcome;
 use super::actor::{Content, Does, Log, Said};
 use super::scene::{Running, Scene};
 use crate::sim::{Found, NEXT, OLD, find, next_refresh_with};
-use crate::support::{LEASE, residue};
+use crate::support::{ENTRY, LEASE, residue};
 use crate::threads::locked;
 
 /// What the actors have told.
@@ -149,7 +149,8 @@ impl Scene {
                 return Err("nobody stood still, and somebody was taken over".to_owned());
             }
         }
-        let found = find(&running.world).map_err(|error| format!("it cannot be read: {error}"))?;
+        let found =
+            find(&running.world, ENTRY).map_err(|error| format!("it cannot be read: {error}"))?;
         let generation = heard.last_is(&found, absents)?;
         let published = &heard.published;
         if usize::try_from(generation).unwrap_or(0) > published.len() + heard.unheard {
@@ -201,6 +202,6 @@ impl Scene {
             _ => Duration::from_millis(300),
         };
         debug_assert_ne!(OLD, NEXT);
-        next_refresh_with(&running.world, found, limit, mutation)
+        next_refresh_with(&running.world, ENTRY, found, limit, mutation)
     }
 }

@@ -183,12 +183,7 @@ pub(super) fn narrow() -> Vec<Search> {
             2,
         ),
         (old(native(ONCE), native(ONCE)), Kinds::All, Telling, 2),
-        (
-            old(guest(HOLDS), guest(ONCE)),
-            Kinds::Switches,
-            Telling,
-            1,
-        ),
+        (old(guest(HOLDS), guest(ONCE)), Kinds::Switches, Telling, 1),
     ];
     let search = |(scene, kinds, before, most)| Search {
         scene,
