@@ -5,14 +5,16 @@
 //! the thread has made. Only those count that several such runs have in common. The main thread is the one that acquires,
 //! publishes, releases and recovers; a kill ends the others with it, at whatever they are.
 //!
-//! The runs are refreshes: of an old entry; of one whose last holder was killed between its two renames, with and without the
-//! kernel lock; and one that waits for the lease of a dead guest. After each of them:
+//! The runs are refreshes: of an old entry, also without durability, where files change places; of one whose last holder was
+//! killed between its two renames, with and without the kernel lock; one that waits for the lease of a dead guest, and one that
+//! waits for a live holder, which nothing that befalls the run may disturb. After each of them:
 //!
 //! - the injection has hit, or a run in which nothing fails does not make that call any more either; few may be of these;
 //! - the payload is the old one or the new one, as the program said, by its bytes and by `read`;
 //! - an error has one of the documented exit codes, names a path in the cache, and says what to do if that is known;
 //! - the next refresh works, at once or after the short lease of a dead guest, and nothing is left.
 
+mod holder;
 mod scene;
 mod trace;
 
@@ -115,22 +117,28 @@ fn programs(plan: &Plan) -> Result<Programs, Broken> {
 
 /// All injections of this plan, in an order that the seed decides.
 fn cases(plan: &Plan, dir: &Path, programs: &Programs) -> Result<Vec<Case>, Broken> {
+    let all = [
+        (Runner::Native, Before::Entry),
+        (Runner::Native, Before::DeadNative),
+        (Runner::Native, Before::DeadGuest),
+        (Runner::Native, Before::DyingGuest),
+        (Runner::Native, Before::Held),
+        (Runner::Guest, Before::Entry),
+        (Runner::Guest, Before::DeadGuest),
+    ];
     let durabilities: &[&str] = match plan.size {
-        Size::Long => &["none", "data", "full"],
-        // It makes all calls that the others make.
-        _ => &["full"],
+        Size::Long => &["full", "data", "none"],
+        // `data` makes no call that `full` does not make.
+        _ => &["full", "none"],
     };
     let mut random = Random::new(plan.seed);
     let mut cases = Vec::new();
     for durability in durabilities {
-        for (runner, before) in [
-            (Runner::Native, Before::Entry),
-            (Runner::Native, Before::DeadNative),
-            (Runner::Native, Before::DeadGuest),
-            (Runner::Native, Before::DyingGuest),
-            (Runner::Guest, Before::Entry),
-            (Runner::Guest, Before::DeadGuest),
-        ] {
+        for (runner, before) in all {
+            // What a recovery does does not depend on it, but for how the files change in the end.
+            if *durability != "full" && plan.size != Size::Long && before != Before::Entry {
+                continue;
+            }
             let scene = Scene {
                 runner,
                 before,
@@ -156,10 +164,10 @@ fn cases(plan: &Plan, dir: &Path, programs: &Programs) -> Result<Vec<Case>, Brok
                 if !point.is_of_files() {
                     continue;
                 }
-                // Two of them for each call of a recovery, or all.
+                // All of them for each call of a plain refresh, else some, or all.
                 let first = random.below(ERRORS.len() as u64) as usize;
-                let some = match (plan.size, before) {
-                    (Size::Long, _) | (_, Before::Entry) => ERRORS.len(),
+                let some = match (plan.size, before, *durability) {
+                    (Size::Long, ..) | (_, Before::Entry, "full") => ERRORS.len(),
                     _ => 2,
                 };
                 for n in 0..some {

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::{Mode, chmod, stat};
 
+use super::holder::Holder;
 use super::trace::{self, Point};
 use crate::layer::Guest;
 use crate::program::Ran;
@@ -46,6 +47,8 @@ pub(super) enum Before {
     DeadGuest,
     /// The same, and the run waits for its lease.
     DyingGuest,
+    /// An old entry, and a native that has the lock: the run waits for it.
+    Held,
 }
 
 /// A kind of run.
@@ -133,7 +136,7 @@ impl Stage {
             return Err(format!("the first refresh: {ran}"));
         }
         set_mode(&stage.entry(), PRIVATE)?;
-        if scene.before != Before::Entry {
+        if !matches!(scene.before, Before::Entry | Before::Held) {
             stage.die_between_renames()?;
         }
         stage.kept = stage.keep(&stage.cache())?;
@@ -180,7 +183,7 @@ impl Stage {
             Before::Entry | Before::DeadNative if self.scene.runner == Runner::Guest => {
                 words.extend(["--lease", SHORT_LEASE]);
             }
-            Before::Entry | Before::DeadNative => {}
+            Before::Entry | Before::DeadNative | Before::Held => {}
             // Too short to see it stand still, so the file system's clock must tell.
             Before::DeadGuest => words.extend(["--lease", SHORT_LEASE, "--timeout", "110ms"]),
             Before::DyingGuest => words.extend(["--lease", SHORT_LEASE]),
@@ -211,7 +214,17 @@ impl Stage {
     fn run(&self, strace: &[&str]) -> Result<(Ran, String)> {
         let log = self.dir.join("log");
         let mut command = self.traced(strace, &log);
-        let ran = Ran::of(&mut command, Some(&self.dir.join("new")), LIMIT)?;
+        let input = self.dir.join("new");
+        let mut run = || Ran::of(&mut command, Some(&input), LIMIT);
+        let ran = match self.scene.before {
+            Before::Held => {
+                let holder = Holder::start(&mut self.native(&["lock", "DIR"]))?;
+                let is_want = |name: &String| name.starts_with("want-");
+                let waits = || names(&self.control()).is_ok_and(|all| all.iter().any(is_want));
+                holder.during(waits, run)?
+            }
+            _ => run(),
+        }?;
         Ok((ran, said(&log, fs::read_to_string(&log))?))
     }
 
