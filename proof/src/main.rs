@@ -52,14 +52,13 @@ fn main() -> ExitCode {
 }
 
 fn run(plan: &Plan, only: &[u32]) -> ExitCode {
-    let layers: Vec<Box<dyn Layer>> = layers::all()
-        .into_iter()
-        .filter(|layer| only.is_empty() || only.contains(&layer.number()))
-        .collect();
-    if layers.is_empty() {
-        eprintln!("prove: there is no such layer");
+    let mut layers = layers::all();
+    let is_one = |number: &&u32| layers.iter().any(|layer| layer.number() == **number);
+    if let Some(number) = only.iter().find(|number| !is_one(number)) {
+        eprintln!("prove: there is no layer {number}");
         return ExitCode::from(2);
     }
+    layers.retain(|layer| only.is_empty() || only.contains(&layer.number()));
     println!("seed {}", plan.seed);
     let began = Instant::now();
     let (waiting, computing): (Vec<_>, Vec<_>) = layers
