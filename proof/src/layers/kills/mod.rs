@@ -162,11 +162,7 @@ impl Tally {
         });
         println!("  left behind: {}", phases.join(", "));
         for (what, waits) in [("alone", &self.alone), ("among the others", &self.among)] {
-            let mut waits = waits.clone();
-            waits.sort();
-            let at = |percent: usize| waits.get((waits.len().max(1) - 1) * percent / 100);
-            let [median, high, most] =
-                [50, 99, 100].map(|percent| at(percent).copied().unwrap_or_default());
+            let [median, high, most] = [50, 99, 100].map(|percent| at(waits, percent));
             println!(
                 "  the next acquire, {what}: {:.1?} (median), {:.1?} (99 %), {:.1?} (most, {:.1?} of it without a sign of life)",
                 median.whole, high.whole, most.whole, most.idle
@@ -174,6 +170,17 @@ impl Tally {
         }
     }
 }
+
+/// What so many of a hundred did not wait longer than.
+fn at(waits: &[Waited], percent: usize) -> Waited {
+    let mut waits = waits.to_vec();
+    waits.sort();
+    let nth = (waits.len().max(1) - 1) * percent / 100;
+    waits.get(nth).copied().unwrap_or_default()
+}
+
+/// A wait for anything but the kernel, for which a dead native is no holder, takes longer: the shortest is one of 250 ms.
+const SOON: Duration = Duration::from_millis(20);
 
 fn kill_on(
     kind: Kind,
@@ -205,6 +212,12 @@ fn kill_on(
         println!("{broken}");
         Broken(broken)
     })?;
+    let usual = at(&tally.alone, 50).whole;
+    if usual > SOON {
+        let name = kind.name();
+        let why = format!("on {name} the next acquire usually waits, alone, for {usual:?}");
+        return Err(Broken(why));
+    }
     Ok(tally)
 }
 
