@@ -26,6 +26,8 @@ pub(super) enum Does {
     Publish(usize),
     /// Publishes once more what was there before.
     Again,
+    /// Publishes something else, and then what was there before.
+    Back,
     /// Publishes that there is nothing.
     Absent,
     /// Publishes from each of two threads, which queue up.
@@ -62,6 +64,7 @@ impl Actor {
                 .map(|time| publish(bytes(format!("{who} {time}"))))
                 .collect(),
             Does::Again => vec![publish(Some(OLD.to_vec()))],
+            Does::Back => vec![publish(bytes(who.to_string())), publish(Some(OLD.to_vec()))],
             Does::Absent => vec![publish(None)],
             Does::Hold(leases) => vec![publish_after(SCENE_LEASE * leases, bytes(who.to_string()))],
             Does::Pair => vec![publish(bytes(format!("{who} thread {thread}")))],

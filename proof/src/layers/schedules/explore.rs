@@ -14,6 +14,8 @@ use crate::threads::locked;
 pub(super) enum Kinds {
     /// Another thread goes on.
     Switches,
+    /// Or one is killed.
+    Kills,
     /// Or somebody deletes the gate.
     Ungates,
     /// A process stands still, or wakes up.
@@ -93,6 +95,7 @@ fn possible(view: &View<'_>, kinds: Kinds) -> Vec<Act> {
     }
     match kinds {
         Kinds::All => acts.extend([Act::Kill, Act::Clock(3600), Act::Clock(-3600)]),
+        Kinds::Kills => acts.push(Act::Kill),
         Kinds::Ungates => acts.push(Act::Ungate),
         Kinds::Switches | Kinds::Sleeps | Kinds::Freezes => {}
     }

@@ -125,7 +125,7 @@ impl Schedules {
 
 /// Those that few interventions between two processes show, whatever the seed. `docs/reliability.md` says why the others are
 /// not among them.
-const CONTROLS: [Mutation; 15] = [
+const CONTROLS: [Mutation; 16] = [
     Mutation::StageNotChecked,
     Mutation::HeadNotChecked,
     Mutation::FenceOneEpoch,
@@ -141,6 +141,7 @@ const CONTROLS: [Mutation; 15] = [
     Mutation::EmptyWaitsLease,
     Mutation::TagAfterPayload,
     Mutation::NoBeat,
+    Mutation::PayloadNotCompared,
 ];
 
 impl Layer for Schedules {

@@ -184,6 +184,12 @@ pub(super) fn narrow() -> Vec<Search> {
         ),
         (old(native(ONCE), native(ONCE)), Kinds::All, Telling, 2),
         (old(guest(HOLDS), guest(ONCE)), Kinds::Switches, Telling, 1),
+        (
+            old(native(Does::Read(2)), native(Does::Back)),
+            Kinds::Kills,
+            Any,
+            2,
+        ),
     ];
     let search = |(scene, kinds, before, most)| Search {
         scene,
