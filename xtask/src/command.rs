@@ -54,12 +54,28 @@ pub(crate) fn target_dir(root: &Path) -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir))
 }
 
-/// Whoever runs the old `to` meanwhile keeps it.
+/// Puts a copy of `from` in the place of `to`. Whoever runs the old one meanwhile keeps it.
 pub(crate) fn replace(from: &Path, to: &Path) -> Result<(), String> {
+    replaced(to, |new| {
+        let copied = fs::copy(from, new);
+        copied
+            .map(drop)
+            .map_err(|error| cannot("copy", from, &error))
+    })
+}
+
+/// The same with these bytes.
+pub(crate) fn replace_by(bytes: &[u8], to: &Path) -> Result<(), String> {
+    replaced(to, |new| {
+        fs::write(new, bytes).map_err(|error| cannot("write", new, &error))
+    })
+}
+
+fn replaced(to: &Path, make: impl FnOnce(&Path) -> Result<(), String>) -> Result<(), String> {
     let parent = to.parent().unwrap_or(to);
     let new = to.with_extension("new");
     fs::create_dir_all(parent).map_err(|error| cannot("create", parent, &error))?;
-    fs::copy(from, &new).map_err(|error| cannot("copy", from, &error))?;
+    make(&new)?;
     fs::rename(&new, to).map_err(|error| cannot("replace", to, &error))
 }
 
