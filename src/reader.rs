@@ -6,7 +6,8 @@ use crate::cache::Entry;
 use crate::control::found;
 use crate::error::{Error, Result};
 use crate::read::{Snapshot, Whole, look};
-use crate::state::{FoundTag, TagState, kept, known};
+use crate::root::tag_path;
+use crate::state::{FoundTag, TagFile, TagState, kept, known};
 
 impl Entry {
     /// A reader that remembers what it read last.
@@ -50,6 +51,8 @@ struct Last {
     _payload: Option<Box<dyn File>>,
     payload: Metadata,
     tag: FoundTag,
+    /// What the tag's file is like, if there is one.
+    tag_file: Option<Metadata>,
 }
 
 impl std::fmt::Debug for Last {
@@ -78,11 +81,16 @@ impl Reader {
         };
         let payload = known(&*file, metadata)
             .map_err(|error| Error::io("look at", self.entry.path(), error))?;
+        let tag_file = look.tag.file.as_ref().map(TagFile::metadata).transpose();
+        let tag_file = tag_file.map_err(|error| {
+            Error::io("look at", tag_path(&self.entry.cx, &self.entry.name), error)
+        })?;
         self.last = Some(Last {
             snapshot: snapshot.clone(),
             _payload: kept(file),
             payload,
             tag: look.tag,
+            tag_file,
         });
         Ok(Some(snapshot))
     }
@@ -106,7 +114,7 @@ impl Reader {
         {
             return Ok(false);
         }
-        if let Some((None, _)) = &last.tag.seen {
+        if let Some(TagFile::Loose(_)) = &last.tag.file {
             return Ok(FoundTag::read(&entry.cx, &root, &entry.name)?.bytes == last.tag.bytes);
         }
         let Ok(tags) = root.tag_folder(&entry.cx, &entry.name, false) else {
@@ -118,8 +126,8 @@ impl Reader {
         let Ok(now) = now.map(Option::flatten) else {
             return Ok(false);
         };
-        Ok(match (&last.tag.seen, now) {
-            (Some((_, before)), Some(now)) => same(before, &now),
+        Ok(match (&last.tag_file, now) {
+            (Some(before), Some(now)) => same(before, &now),
             (None, None) => matches!(last.tag.state, TagState::None),
             _ => false,
         })

@@ -53,13 +53,26 @@ impl Writer {
 }
 
 /// Reads a document whose check has been verified.
-pub(crate) struct Lines<'a>(std::str::Lines<'a>);
+pub(crate) struct Lines<'a>(&'a str);
+
+/// What stands before the first such byte, which is ASCII, and what follows it. By bytes: that is quicker than to search for a
+/// character in what is as short as this.
+fn cut(text: &str, at: u8) -> Option<(&str, &str)> {
+    let at = text.bytes().position(|byte| byte == at)?;
+    Some((text.get(..at)?, text.get(at + 1..)?))
+}
+
+/// The first line, without its end, and what follows.
+fn first_line(text: &str) -> (&str, &str) {
+    let (line, rest) = cut(text, b'\n').unwrap_or((text, ""));
+    (line.strip_suffix('\r').unwrap_or(line), rest)
+}
 
 impl<'a> Lines<'a> {
     /// `bytes` as a document of `format`, or why it is none.
     pub(crate) fn parse(bytes: &'a [u8], format: &str) -> Result<Self, String> {
         let text = std::str::from_utf8(bytes).map_err(|_| "it is not text".to_owned())?;
-        let first = text.lines().next().unwrap_or_default();
+        let (first, lines) = first_line(text);
         let found = first
             .strip_prefix("cachelock ")
             .ok_or("it is not a file of cachelock")?;
@@ -70,21 +83,19 @@ impl<'a> Lines<'a> {
                 Quoted(format)
             ));
         }
-        let before = text
-            .split_inclusive('\n')
-            .take_while(|line| !line.starts_with(CHECK));
-        let (body, rest) = text
-            .split_at_checked(before.map(str::len).sum())
-            .unwrap_or((text, ""));
+        let mut rest = lines;
+        while !rest.is_empty() && !rest.starts_with(CHECK) {
+            (_, rest) = first_line(rest);
+        }
+        let before = |whole: &'a str| whole.get(..whole.len() - rest.len()).unwrap_or(whole);
+        let (body, lines) = (before(text), before(lines));
         let Some(rest) = rest.strip_prefix(CHECK) else {
             return Err("its check is missing".into());
         };
-        let check = rest.lines().next().unwrap_or_default();
+        let (check, _) = first_line(rest);
         if check.len() != 16 || unsigned(check, 16) != Some(xxh3_64(body.as_bytes()).into()) {
             return Err("its check does not match".into());
         }
-        let mut lines = body.lines();
-        lines.next();
         Ok(Lines(lines))
     }
 }
@@ -93,9 +104,12 @@ impl<'a> Iterator for Lines<'a> {
     type Item = (&'a str, &'a str);
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.0
-            .next()
-            .map(|line| line.split_once(' ').unwrap_or((line, "")))
+        if self.0.is_empty() {
+            return None;
+        }
+        let (line, rest) = first_line(self.0);
+        self.0 = rest;
+        Some(cut(line, b' ').unwrap_or((line, "")))
     }
 }
 
