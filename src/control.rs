@@ -164,7 +164,7 @@ impl Control {
 
     /// The highest epoch that ever acquired: the head's length, 0 without a head.
     pub(crate) fn head(&self) -> Result<u64> {
-        match self.stat_fresh(HEAD)? {
+        match self.glance(HEAD)? {
             None => Ok(0),
             Some(metadata) => {
                 self.check_ours(HEAD, &metadata)?;
@@ -174,15 +174,16 @@ impl Control {
     }
 
     pub(crate) fn exists(&self, name: &str) -> Result<bool> {
-        Ok(self.stat_fresh(name)?.is_some())
+        Ok(self.glance(name)?.is_some())
     }
 
     pub(crate) fn stat(&self, name: &str) -> Result<Option<Metadata>> {
         found(self.dir.stat(name)).map_err(|error| self.failed("look at", name, error))
     }
 
-    fn stat_fresh(&self, name: &str) -> Result<Option<Metadata>> {
-        found(self.fresh()?.stat(name)).map_err(|error| self.failed("look at", name, error))
+    /// As [`Control::stat`], past caches, and without the file's identity.
+    fn glance(&self, name: &str) -> Result<Option<Metadata>> {
+        found(self.fresh()?.glance(name)).map_err(|error| self.failed("look at", name, error))
     }
 
     /// Opens a file that must be ours; `None` if it does not exist.

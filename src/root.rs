@@ -189,7 +189,7 @@ impl Root {
 }
 
 fn refuse_cache_in_cache(dir: &dyn Dir, name: &EntryName, folder: &str) -> Result<()> {
-    match dir.stat(CONTROL_DIR) {
+    match dir.glance(CONTROL_DIR) {
         Ok(_) => Err(Error::invalid_name(
             name.as_str(),
             format!("its folder {} is a cache of its own", Quoted(folder)),

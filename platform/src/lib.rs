@@ -290,6 +290,14 @@ pub trait Dir: Send + Sync {
     /// `NotFound`, what the system says.
     fn stat(&self, name: &str) -> io::Result<Metadata>;
 
+    /// The same without its [identity](FileId::UNKNOWN) where that takes another call.
+    ///
+    /// # Errors
+    /// As [`Dir::stat`].
+    fn glance(&self, name: &str) -> io::Result<Metadata> {
+        self.stat(name)
+    }
+
     /// Makes the names in this directory durable.
     ///
     /// # Errors

@@ -112,6 +112,11 @@ impl Dir for WasiDir {
         stat(&self.0, plain(name)?)
     }
 
+    fn glance(&self, name: &str) -> io::Result<Metadata> {
+        let name = plain(name)?;
+        Ok(glance(&call(|| self.0.stat_at(NO_FOLLOW, name))?))
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.0.sync().map_err(|code| match code {
             ErrorCode::Io | ErrorCode::InsufficientSpace | ErrorCode::Quota => error::error(code),

@@ -114,7 +114,9 @@ pub(super) fn open_dir(path: &Path) -> io::Result<WasiDir> {
 }
 
 fn open(directory: &Descriptor, path: &str) -> io::Result<Descriptor> {
-    look_for_directory(directory, PathFlags::SYMLINK_FOLLOW, path)?;
+    if path != "." {
+        look_for_directory(directory, PathFlags::SYMLINK_FOLLOW, path)?;
+    }
     error::call(|| {
         directory.open_at(
             PathFlags::SYMLINK_FOLLOW,
