@@ -34,4 +34,5 @@ together! {
     replay "../replay.rs"
     retry "../retry.rs"
     stampede "../stampede.rs"
+    turns "../turns.rs"
 }
