@@ -508,6 +508,31 @@ fn who_was_overtaken_removes_what_the_operator_has_left_and_nobodys_claim() {
     assert_left_by_the_overtaken(false, Some(2));
 }
 
+/// The gate is not its own, so others may still need to go past whoever has it.
+#[test]
+fn who_was_overtaken_without_the_gate_leaves_what_the_operator_has_left() {
+    let world = World::simulated();
+    let guest = world.guest("guest");
+    let cache = builder(&guest).open().expect("nothing is touched");
+    let holds = world.spawn(&guest, "main", move || cache.lock());
+    let lock = world.finish(holds).expect("it is free");
+    let _frozen = waits(&who(&world, "frozen"), &world);
+    assert_eq!(world.lock_holder(GATE).as_deref(), Some("frozen"));
+    let (process, operator) = who(&world, "operator");
+    let broken = world.spawn(&process, "main", move || operator.break_lock());
+    world.finish(broken).expect("force waits for nobody");
+    let left = support::residue(&world);
+    assert_eq!(left.len(), 1, "{left:?}");
+    let error = lock.check_held().expect_err("it was overtaken");
+    assert!(error.is_lease_lost(), "{error}");
+    drop(lock);
+    assert_eq!(support::residue(&world), left);
+    let before = world.now();
+    let backend = world.finish(locks(&who(&world, "next"), &world));
+    assert_eq!(backend.expect("it is free"), Backend::Lease);
+    assert_eq!(world.now(), before, "at once");
+}
+
 #[test]
 fn a_caller_that_only_tries_starts_no_thread() {
     let world = World::simulated();
