@@ -638,6 +638,11 @@ fn that_kernel_locks_do_not_count_here_is_said_once() {
         assert_eq!(backend.expect("nobody else is there"), Backend::Lease);
     }
     assert_eq!(said.load(Ordering::SeqCst), 1, "for three locks");
+    let (process, cache) = who(&world, "asks");
+    world.plant_file(GATE, b"");
+    let asked = world.spawn(&process, "main", move || cache.status());
+    let status = world.finish(asked).expect("readable").expect("a cache");
+    assert_eq!(status.locked, None, "nobody asks for what does not count");
 }
 
 #[test]
