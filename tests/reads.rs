@@ -97,6 +97,23 @@ fn what_no_tag_spoke_of_is_whole_while_it_is_replaced() {
     );
 }
 
+/// A guest looks at a name before it opens it. What it then has may be another file.
+#[test]
+fn what_a_guest_replaces_is_the_file_that_it_has_opened() {
+    let world = World::simulated();
+    publish_another(&world, b"first");
+    let writer = world.guest("writer");
+    let cache = builder(&writer).open().expect("nothing is touched");
+    let task = world.spawn(&writer, "main", move || publish(&cache, b"second"));
+    world.run_to(&task, |call| on_payload(call, Op::OpenRead));
+    world.plant_file("/cache/entry", b"foreign");
+    world.run_to(&task, renames_payload());
+    let found = entry(&world).read().expect("whole").expect("it is there");
+    assert_eq!(&found[..], b"foreign");
+    let published = world.finish(task).expect("nobody disturbs it");
+    assert_eq!(published.generation, 3);
+}
+
 /// A holder of the lock that publishes these bytes, before it renames the payload.
 fn publish_half(
     world: &World,

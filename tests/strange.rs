@@ -7,7 +7,7 @@ use cachelock::platform::Owner;
 use cachelock::platform::memory::{Fault, Op, Process, World};
 use cachelock::{CacheBuilder, Error, ErrorKind};
 
-use support::{builder, publish};
+use support::{builder, publish, read};
 
 mod support;
 
@@ -68,11 +68,18 @@ fn what_is_no_file_is_refused() {
         plant(&world, path);
         let refused = publishes(&world, &process, builder(&process));
         assert_says(&refused.expect_err("it is in the way"), path, what);
+        if [PAYLOAD, TAG].contains(&path) {
+            let read = read(&world, "reader");
+            assert_says(&read.expect_err("it is in the way"), path, what);
+        }
     }
     // A tag that is no file is replaced as a file would be.
     for plant in [LINK, OTHER] {
         let (world, process) = published();
         plant(&world, TAG);
+        let error = read(&world, "reader").expect_err("it says nothing");
+        assert!(error.is_corrupt(), "{error}");
+        assert!(error.to_string().contains(TAG), "{error}");
         publishes(&world, &process, builder(&process)).expect("it is in nobody's way");
     }
 }
