@@ -170,6 +170,39 @@ fn a_reader_never_has_a_generation_that_is_not_published_yet() {
     }
 }
 
+/// A holder may have died between its two renames, and the next one has not made its second one yet.
+#[test]
+fn what_was_absent_stays_so_until_there_is_a_new_payload() {
+    for had_payload in [true, false] {
+        let world = World::simulated();
+        if had_payload {
+            publish_another(&world, b"payload");
+        }
+        let other = world.process("other");
+        let cache = builder(&other).open().expect("nothing is touched");
+        let task = world.spawn(&other, "main", move || {
+            let refresh = cache.entry("entry")?.refresh()?;
+            let published = refresh.publish_absent(Duration::from_secs(60))?;
+            Ok::<_, Error>(published.written)
+        });
+        let written = world.finish(task).expect("nobody disturbs it");
+        let assert_absent = || {
+            let until = entry(&world).known_absent_until().expect("readable");
+            assert_eq!(until, Some(written + Duration::from_secs(60)));
+            assert!(entry(&world).read().expect("readable").is_none());
+        };
+        assert_absent();
+        let dies = world.process("dies");
+        publish_half(&world, &dies, b"never seen");
+        assert_absent();
+        world.kill(&dies);
+        let next = publish_half(&world, &world.process("next"), b"new");
+        assert_absent();
+        let published = world.finish(next).expect("nobody disturbs it");
+        assert_eq!(published.generation, if had_payload { 3 } else { 2 });
+    }
+}
+
 /// Two times that are the same are no proof that a file is the same.
 #[test]
 fn a_guest_takes_no_half_of_a_payload_for_one_that_it_has_seen_before() {
