@@ -307,6 +307,23 @@ fn a_reader_that_finds_nothing_looks_whether_its_directory_was_replaced() {
     assert_eq!(reads().as_deref(), Some(&b"new"[..]));
 }
 
+#[test]
+fn what_has_not_changed_is_not_opened_again() {
+    let world = World::simulated();
+    publish_another(&world, b"payload");
+    let mut reader = entry(&world).reader();
+    let mut reads = || {
+        let before = world.trace().len();
+        let found = reader.read().expect("whole").expect("published");
+        let opens = world.trace()[before..].contains(": OpenRead ");
+        (found.to_vec(), opens)
+    };
+    assert_eq!(reads(), (b"payload".to_vec(), true));
+    assert_eq!(reads(), (b"payload".to_vec(), false));
+    publish_another(&world, b"changed");
+    assert_eq!(reads(), (b"changed".to_vec(), true));
+}
+
 /// A large payload is read from its file while the caller takes it, which keeps it as it was; a guest has no such file.
 #[test]
 fn a_stream_is_the_payload_that_was_opened_whoever_publishes_meanwhile() {
