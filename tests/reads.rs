@@ -307,6 +307,23 @@ fn a_reader_that_finds_nothing_looks_whether_its_directory_was_replaced() {
     assert_eq!(reads().as_deref(), Some(&b"new"[..]));
 }
 
+/// Each call costs, a guest's above all.
+#[test]
+fn a_payload_is_written_and_hashed_256_kib_at_a_time() {
+    let world = World::simulated();
+    publish_another(&world, &[7; 1 << 20]);
+    let trace = world.trace();
+    // The tag's is one of them.
+    let writes = trace.matches(": Write /cache/.cachelock/stage-");
+    assert_eq!(writes.count(), 5, "{trace}");
+    let before = world.trace().len();
+    let stream = entry(&world).open().expect("whole").expect("published");
+    assert_eq!(stream.meta().len, 1 << 20);
+    let trace = world.trace();
+    let reads = trace[before..].matches(": Read /cache/entry");
+    assert_eq!(reads.count(), 4, "{}", &trace[before..]);
+}
+
 #[test]
 fn what_has_not_changed_is_not_opened_again() {
     let world = World::simulated();
