@@ -111,6 +111,35 @@ fn what_cannot_be_opened_or_removed_is_an_error_with_its_reason() {
     }
 }
 
+/// A claim that is taken for none would be a lock for two.
+#[test]
+fn a_claim_that_cannot_be_read_is_an_error_unless_it_has_gone() {
+    let (world, holder) = published();
+    let holds = |world: &World| {
+        let cache = builder(&holder).open().expect("nothing is touched");
+        let held = world.spawn(&holder, "main", move || cache.lock().map(drop));
+        world.run_to(&held, |call| call.is(Op::Unlink, "claim-"));
+        held
+    };
+    let held = holds(&world);
+    let guest = world.guest("guest");
+    let fault = Fault::Error(IoError::Other);
+    world.inject(|call| call.is(Op::Read, "claim-"), fault, 1);
+    let refused = publishes(&world, &guest, builder(&guest));
+    assert_says(&refused.expect_err("who has it?"), CLAIM, "cannot read");
+    world.finish(held).expect("nobody has overtaken it");
+    // Where a file system loses what has no name any more.
+    let held = holds(&world);
+    let cache = builder(&guest).open().expect("nothing is touched");
+    let asks = world.spawn(&guest, "main", move || cache.status());
+    world.run_to(&asks, |call| call.is(Op::Read, "claim-"));
+    world.finish(held).expect("nobody has overtaken it");
+    let gone = Fault::Error(IoError::NotFound);
+    world.inject(|call| call.is(Op::Read, "claim-"), gone, 1);
+    let status = world.finish(asks).expect("it is free");
+    assert_eq!(status.expect("a cache").holder, None);
+}
+
 #[test]
 fn files_and_directories_of_others_are_refused_unless_the_cache_is_shared() {
     for (path, mode, what) in [
