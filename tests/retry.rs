@@ -115,6 +115,18 @@ fn an_abandoned_refresh_says_if_its_stage_could_not_be_removed() {
             refresh.abandon().expect("nothing is in the way");
         },
     );
+    // Whoever overtakes it removes its stage.
+    let world = World::simulated();
+    let process = world.process("a");
+    let cache = builder(&process).open().expect("nothing is touched");
+    let task = world.spawn(&process, "main", move || begin(&cache, b"payload"));
+    let refresh = world.finish(task).expect("it is free");
+    for name in world.list("/cache/.cachelock") {
+        if name.starts_with("stage-") {
+            world.remove(&format!("/cache/.cachelock/{name}"));
+        }
+    }
+    refresh.abandon().expect("it is there no more");
 }
 
 #[test]

@@ -141,6 +141,19 @@ fn a_claim_that_cannot_be_read_is_an_error_unless_it_has_gone() {
 }
 
 #[test]
+fn a_control_directory_that_cannot_be_made_is_an_error() {
+    let world = World::simulated();
+    world.plant_dir("/cache");
+    let denied = Fault::Error(IoError::PermissionDenied);
+    world.inject(|call| call.op == Op::CreateDir, denied, usize::MAX);
+    let process = world.process("writer");
+    let refused = publishes(&world, &process, builder(&process));
+    let error = refused.expect_err("it is in the way");
+    assert_eq!(error.kind(), ErrorKind::Permission, "{error}");
+    assert_says(&error, CONTROL, "permission denied");
+}
+
+#[test]
 fn files_and_directories_of_others_are_refused_unless_the_cache_is_shared() {
     for (path, mode, what) in [
         ("/cache", None, "it belongs to the user with the number 7"),
