@@ -51,7 +51,8 @@ impl Drop for Inside<'_> {
     }
 }
 
-#[cfg(test)]
+// A guest has one thread.
+#[cfg(all(test, not(target_family = "wasm")))]
 mod tests {
     use cachelock_platform::memory::World;
 
