@@ -131,3 +131,18 @@ fn who_has_lost_a_race_comes_back_in_less_than_two_milliseconds() {
         seen.push(pause);
     }
 }
+
+/// Each time is a write, and on such a disk a server's work.
+#[test]
+fn who_has_the_gate_shows_its_patience_each_eighth_of_a_lease() {
+    let world = World::simulated();
+    make_remote(&world);
+    let looks = pauses(&world, &world.process("native"), Locking::Auto).len();
+    let trace = world.trace();
+    let touches = trace.matches(" native/main: Touch /cache/.cachelock/cache.lock");
+    let touches = touches.count();
+    assert!(
+        (8..=9).contains(&touches) && looks > 100,
+        "{touches}, {looks}"
+    );
+}
