@@ -228,6 +228,6 @@ fn a_native_that_waits_for_events_beats_its_want() {
         .run_together(&tasks, seeded(1), STEPS)
         .unwrap_or_else(|unfinished| panic!("{unfinished}"));
     let beats = beats.load(Ordering::SeqCst);
-    // It has waited with a want for half of the time at least, and beats are 50 ms apart at most.
-    assert!(beats >= 200, "{beats} in 20 leases");
+    // It has waited with a want for half of the time at least. Beats are 50 ms apart at most, and not much less.
+    assert!((200..=600).contains(&beats), "{beats} in 20 leases");
 }
