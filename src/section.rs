@@ -50,3 +50,33 @@ impl Drop for Inside<'_> {
         self.0.freed.set();
     }
 }
+
+// A guest has one thread.
+#[cfg(all(test, not(target_family = "wasm")))]
+mod tests {
+    use cachelock_platform::memory::World;
+
+    use super::*;
+
+    #[test]
+    fn whoever_waits_sleeps_until_the_other_one_has_left() {
+        const MS: Duration = Duration::from_millis(1);
+        let world = World::simulated();
+        let process = world.process("a");
+        let platform: Arc<dyn Platform> = process.clone();
+        let section = Arc::new(Section::new(&platform));
+        let enters = |thread: &str| {
+            let (section, own) = (section.clone(), process.clone());
+            world.spawn(&process, thread, move || {
+                let _inside = section.enter();
+                own.event().wait_until(Some(own.monotonic() + 12 * MS));
+            })
+        };
+        let tasks = [enters("first"), enters("second")];
+        let ran = world.run_together(&[&tasks[0], &tasks[1]], |_| 0, 1000);
+        ran.unwrap_or_else(|unfinished| panic!("{unfinished}"));
+        assert_eq!(world.now(), 24 * MS, "one after the other");
+        let waits = world.trace().matches(" a/second: Wait ").count();
+        assert_eq!(waits, 4, "three for the first one, one inside");
+    }
+}

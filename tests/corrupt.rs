@@ -132,6 +132,23 @@ fn assert_next_refresh_works(world: &World, why: &str) {
     assert_eq!(residue(world), [""; 0], "{why}: something was left behind");
 }
 
+/// Of which any length may be said.
+#[test]
+fn a_tag_that_is_longer_than_any_tag_is_not_read() {
+    const MOST: usize = 160 * 1024;
+    for (len, reads) in [(MOST, true), (MOST + 1, false), (2 * MOST, false)] {
+        let world = world_with_an_entry();
+        world.plant_file(TAG, &vec![0; len]);
+        let before = world.trace().len();
+        let error = read(&world, "reader").expect_err("it says nothing");
+        assert!(error.is_corrupt(), "{error}");
+        let said = error.to_string().contains("is too long");
+        let read = world.trace()[before..].contains(&format!(": Read {TAG}"));
+        assert_eq!((read, said), (reads, !reads), "{len}: {error}");
+        assert_next_refresh_works(&world, &format!("{len} bytes"));
+    }
+}
+
 #[test]
 fn a_damaged_tag_is_corrupt_and_the_next_get_replaces_it() {
     let original = world_with_an_entry().read_file(TAG).expect("a tag");

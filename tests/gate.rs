@@ -508,6 +508,31 @@ fn who_was_overtaken_removes_what_the_operator_has_left_and_nobodys_claim() {
     assert_left_by_the_overtaken(false, Some(2));
 }
 
+/// The gate is not its own, so others may still need to go past whoever has it.
+#[test]
+fn who_was_overtaken_without_the_gate_leaves_what_the_operator_has_left() {
+    let world = World::simulated();
+    let guest = world.guest("guest");
+    let cache = builder(&guest).open().expect("nothing is touched");
+    let holds = world.spawn(&guest, "main", move || cache.lock());
+    let lock = world.finish(holds).expect("it is free");
+    let _frozen = waits(&who(&world, "frozen"), &world);
+    assert_eq!(world.lock_holder(GATE).as_deref(), Some("frozen"));
+    let (process, operator) = who(&world, "operator");
+    let broken = world.spawn(&process, "main", move || operator.break_lock());
+    world.finish(broken).expect("force waits for nobody");
+    let left = support::residue(&world);
+    assert_eq!(left.len(), 1, "{left:?}");
+    let error = lock.check_held().expect_err("it was overtaken");
+    assert!(error.is_lease_lost(), "{error}");
+    drop(lock);
+    assert_eq!(support::residue(&world), left);
+    let before = world.now();
+    let backend = world.finish(locks(&who(&world, "next"), &world));
+    assert_eq!(backend.expect("it is free"), Backend::Lease);
+    assert_eq!(world.now(), before, "at once");
+}
+
 #[test]
 fn a_caller_that_only_tries_starts_no_thread() {
     let world = World::simulated();
@@ -569,6 +594,29 @@ fn whoever_only_asks_for_the_status_keeps_nobody_from_the_lock_and_is_not_seen_t
     }
 }
 
+/// It may be held for an instant only, by whoever asks: so there are a few more looks, and no more than that.
+#[test]
+fn a_gate_that_is_held_without_a_claim_is_said_to_be_held_after_five_milliseconds() {
+    for tries in [true, false] {
+        let world = World::simulated();
+        let frozen = locks(&who(&world, "frozen"), &world);
+        world.run_to(&frozen, |call| call.is(Op::CreateNew, "claim-"));
+        let process = world.process("another");
+        let cache = builder(&process).timeout(Timeout::TryOnce).open().unwrap();
+        let before = world.now();
+        let another = world.spawn(&process, "main", move || match tries {
+            true => cache.lock().expect_err("somebody has it").is_timeout(),
+            false => {
+                let status = cache.status().expect("readable");
+                status.expect("a cache").locked == Some(true)
+            }
+        });
+        assert!(world.finish(another), "it is held");
+        let took = world.now() - before;
+        assert!(took <= 5 * MS, "{took:?}");
+    }
+}
+
 #[test]
 fn that_kernel_locks_do_not_count_here_is_said_once() {
     let world = World::simulated();
@@ -590,6 +638,58 @@ fn that_kernel_locks_do_not_count_here_is_said_once() {
         assert_eq!(backend.expect("nobody else is there"), Backend::Lease);
     }
     assert_eq!(said.load(Ordering::SeqCst), 1, "for three locks");
+    let (process, cache) = who(&world, "asks");
+    world.plant_file(GATE, b"");
+    let asked = world.spawn(&process, "main", move || cache.status());
+    let status = world.finish(asked).expect("readable").expect("a cache");
+    assert_eq!(status.locked, None, "nobody asks for what does not count");
+}
+
+#[test]
+fn a_system_without_kernel_locks_is_no_error_and_one_that_fails_to_lock_is() {
+    let lock = |error: IoError| {
+        let world = World::simulated();
+        let process = world.process("a");
+        let fault = Fault::Error(error);
+        world.inject(|call| call.op == Op::TryLock, fault, 1);
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let telling = said.clone();
+        let observe = move |event: &Event<'_>| {
+            if event.kind == EventKind::FallbackToLease {
+                let what = (event.backend, event.detail.map(str::to_owned));
+                telling.lock().unwrap().push(what);
+            }
+        };
+        let cache = builder(&process).observer(observe).open().unwrap();
+        let backend = world.finish(locks(&(process, cache), &world));
+        let said = std::mem::take(&mut *said.lock().unwrap());
+        (backend, said)
+    };
+    let (backend, said) = lock(IoError::Unsupported);
+    assert_eq!(backend.expect("the lease is enough"), Backend::Lease);
+    let reason = std::io::Error::from(IoError::Unsupported).to_string();
+    assert_eq!(said, [(Some(Backend::Lease), Some(reason))]);
+    let (backend, said) = lock(IoError::Other);
+    let error = backend.expect_err("nobody can tell what that means");
+    assert!(error.to_string().contains(GATE), "{error}");
+    assert_eq!(said, []);
+}
+
+/// Whoever may read it could lock it.
+#[test]
+fn the_gate_is_made_private_again_and_left_alone_if_it_is() {
+    for (mode, sets) in [(0o644, true), (0o601, true), (0o700, true), (0o600, false)] {
+        let world = World::simulated();
+        let one = who(&world, "one");
+        world.finish(locks(&one, &world)).expect("it is free");
+        world.set_mode(GATE, mode);
+        let before = world.trace().len();
+        let backend = world.finish(locks(&one, &world));
+        assert_eq!(backend.expect("it is free"), Backend::Gate);
+        let set = world.trace()[before..].contains(&format!("SetMode {GATE}"));
+        assert_eq!(set, sets, "{mode:o}");
+        assert_eq!(world.metadata(GATE).and_then(|gate| gate.mode), Some(0o600));
+    }
 }
 
 /// What happened in a random schedule.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cachelock::Cache;
 use cachelock::platform::Platform;
 use cachelock::platform::memory::{Process, World};
 
@@ -55,6 +56,38 @@ fn a_lease_that_is_held_is_beaten_in_time() {
     // Each third of a lease.
     let (woken, _) = wakes_for(1, 10 * LEASE, Duration::ZERO);
     assert!((28..=32).contains(&woken), "woken {woken} times");
+}
+
+/// They begin one after the other, so that the task finds some due and others not.
+#[test]
+fn all_leases_of_a_process_are_beaten_and_each_in_time() {
+    let world = World::simulated();
+    let process = world.process("holder");
+    let own = process.clone();
+    let task = world.spawn(&process, "main", move || {
+        let lock = |path: &str| {
+            let cache = Cache::builder(path).platform(own.clone()).lease(LEASE);
+            let lock = cache.open().and_then(|cache| cache.lock());
+            sleep(&own, LEASE / 12);
+            lock.expect("nobody else is there")
+        };
+        let locks = ["/a", "/b", "/c"].map(lock);
+        sleep(&own, 10 * LEASE);
+        locks.map(|lock| lock.check())
+    });
+    let before = world.now();
+    for checked in world.finish(task) {
+        checked.expect("it was not lost");
+    }
+    let thirds = (world.now() - before).as_millis() * 3 / LEASE.as_millis();
+    for path in ["/a", "/b", "/c"] {
+        let beat = format!(" holder/cachelock-beat: Touch {path}/");
+        let beats = world.trace().matches(&beat).count() as u128;
+        assert!(
+            (thirds - 2..=thirds).contains(&beats),
+            "{path}: {beats} in {thirds} thirds of a lease"
+        );
+    }
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! A holder whose files are changed by somebody who asks nobody is told what has happened to them.
 
-use cachelock::platform::memory::World;
-use cachelock::{Error, Refresh};
+use std::time::Duration;
+
+use cachelock::platform::memory::{Call, Op, Task, World};
+use cachelock::{Error, Refresh, WriteLock};
 
 use support::{LEASE, begin, builder, publish};
 
@@ -87,4 +89,55 @@ fn a_new_stage_tells_what_became_of_its_directory() {
         |refresh| refresh.check_held(),
         moved,
     );
+}
+
+/// Somebody who takes the lock and keeps it.
+fn locks(world: &World) -> Task<Result<WriteLock, Error>> {
+    let process = world.process("caller");
+    let cache = builder(&process).open().expect("nothing is touched");
+    world.spawn(&process, "main", move || cache.lock())
+}
+
+fn claims(call: &Call) -> bool {
+    call.is(Op::CreateNew, "claim-")
+}
+
+#[test]
+fn whoever_gets_the_lock_of_a_directory_that_was_replaced_meanwhile_takes_the_other_one() {
+    // Before there is a claim, and when it is the holder.
+    for then in [claims, |call: &Call| call.renames_to("head")] {
+        let world = World::simulated();
+        let task = locks(&world);
+        world.run_to(&task, then);
+        // It had nobody to wait for, and stood still for longer than it takes.
+        world.advance(Duration::from_millis(1));
+        world.rename("/cache", "/aside");
+        let lock = world.finish(task).expect("nobody is in the way");
+        assert!(world.exists("/cache/.cachelock/claim-00000000000000000001"));
+        assert!(lock.check_held().is_ok());
+        let left = world.list("/aside/.cachelock");
+        assert!(
+            !left.iter().any(|name| name.starts_with("claim-")),
+            "{left:?}"
+        );
+    }
+}
+
+#[test]
+fn a_directory_that_vanishes_under_a_caller_is_made_anew_three_times() {
+    for (times, succeeds) in [(3, true), (4, false)] {
+        let world = World::simulated();
+        let task = locks(&world);
+        for _ in 0..times {
+            world.run_to(&task, claims);
+            world.remove("/cache");
+        }
+        match world.finish(task) {
+            Ok(lock) => assert!(succeeds && lock.check_held().is_ok(), "{times} times"),
+            Err(error) => {
+                assert!(!succeeds, "{times} times: {error}");
+                assert!(error.to_string().contains("deleted meanwhile"), "{error}");
+            }
+        }
+    }
 }

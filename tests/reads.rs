@@ -97,6 +97,23 @@ fn what_no_tag_spoke_of_is_whole_while_it_is_replaced() {
     );
 }
 
+/// A guest looks at a name before it opens it. What it then has may be another file.
+#[test]
+fn what_a_guest_replaces_is_the_file_that_it_has_opened() {
+    let world = World::simulated();
+    publish_another(&world, b"first");
+    let writer = world.guest("writer");
+    let cache = builder(&writer).open().expect("nothing is touched");
+    let task = world.spawn(&writer, "main", move || publish(&cache, b"second"));
+    world.run_to(&task, |call| on_payload(call, Op::OpenRead));
+    world.plant_file("/cache/entry", b"foreign");
+    world.run_to(&task, renames_payload());
+    let found = entry(&world).read().expect("whole").expect("it is there");
+    assert_eq!(&found[..], b"foreign");
+    let published = world.finish(task).expect("nobody disturbs it");
+    assert_eq!(published.generation, 3);
+}
+
 /// A holder of the lock that publishes these bytes, before it renames the payload.
 fn publish_half(
     world: &World,
@@ -150,6 +167,39 @@ fn a_reader_never_has_a_generation_that_is_not_published_yet() {
             (&b"B"[..], Some(2)),
             "guest: {guest}, remote: {remote}, early: {early}"
         );
+    }
+}
+
+/// A holder may have died between its two renames, and the next one has not made its second one yet.
+#[test]
+fn what_was_absent_stays_so_until_there_is_a_new_payload() {
+    for had_payload in [true, false] {
+        let world = World::simulated();
+        if had_payload {
+            publish_another(&world, b"payload");
+        }
+        let other = world.process("other");
+        let cache = builder(&other).open().expect("nothing is touched");
+        let task = world.spawn(&other, "main", move || {
+            let refresh = cache.entry("entry")?.refresh()?;
+            let published = refresh.publish_absent(Duration::from_secs(60))?;
+            Ok::<_, Error>(published.written)
+        });
+        let written = world.finish(task).expect("nobody disturbs it");
+        let assert_absent = || {
+            let until = entry(&world).known_absent_until().expect("readable");
+            assert_eq!(until, Some(written + Duration::from_secs(60)));
+            assert!(entry(&world).read().expect("readable").is_none());
+        };
+        assert_absent();
+        let dies = world.process("dies");
+        publish_half(&world, &dies, b"never seen");
+        assert_absent();
+        world.kill(&dies);
+        let next = publish_half(&world, &world.process("next"), b"new");
+        assert_absent();
+        let published = world.finish(next).expect("nobody disturbs it");
+        assert_eq!(published.generation, if had_payload { 3 } else { 2 });
     }
 }
 
@@ -255,6 +305,40 @@ fn a_reader_that_finds_nothing_looks_whether_its_directory_was_replaced() {
     assert_eq!(reads(), None);
     publish_another(&world, b"new");
     assert_eq!(reads().as_deref(), Some(&b"new"[..]));
+}
+
+/// Each call costs, a guest's above all.
+#[test]
+fn a_payload_is_written_and_hashed_256_kib_at_a_time() {
+    let world = World::simulated();
+    publish_another(&world, &[7; 1 << 20]);
+    let trace = world.trace();
+    // The tag's is one of them.
+    let writes = trace.matches(": Write /cache/.cachelock/stage-");
+    assert_eq!(writes.count(), 5, "{trace}");
+    let before = world.trace().len();
+    let stream = entry(&world).open().expect("whole").expect("published");
+    assert_eq!(stream.meta().len, 1 << 20);
+    let trace = world.trace();
+    let reads = trace[before..].matches(": Read /cache/entry");
+    assert_eq!(reads.count(), 4, "{}", &trace[before..]);
+}
+
+#[test]
+fn what_has_not_changed_is_not_opened_again() {
+    let world = World::simulated();
+    publish_another(&world, b"payload");
+    let mut reader = entry(&world).reader();
+    let mut reads = || {
+        let before = world.trace().len();
+        let found = reader.read().expect("whole").expect("published");
+        let opens = world.trace()[before..].contains(": OpenRead ");
+        (found.to_vec(), opens)
+    };
+    assert_eq!(reads(), (b"payload".to_vec(), true));
+    assert_eq!(reads(), (b"payload".to_vec(), false));
+    publish_another(&world, b"changed");
+    assert_eq!(reads(), (b"changed".to_vec(), true));
 }
 
 /// A large payload is read from its file while the caller takes it, which keeps it as it was; a guest has no such file.

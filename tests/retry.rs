@@ -6,7 +6,7 @@ use std::path::Path;
 use cachelock::platform::memory::{Call, Fault, Op, World};
 use cachelock::{Cache, Error, ErrorKind};
 
-use support::{LEASE, begin, builder, read};
+use support::{LEASE, begin, builder, on_payload, publish, read};
 
 mod support;
 
@@ -115,6 +115,18 @@ fn an_abandoned_refresh_says_if_its_stage_could_not_be_removed() {
             refresh.abandon().expect("nothing is in the way");
         },
     );
+    // Whoever overtakes it removes its stage.
+    let world = World::simulated();
+    let process = world.process("a");
+    let cache = builder(&process).open().expect("nothing is touched");
+    let task = world.spawn(&process, "main", move || begin(&cache, b"payload"));
+    let refresh = world.finish(task).expect("it is free");
+    for name in world.list("/cache/.cachelock") {
+        if name.starts_with("stage-") {
+            world.remove(&format!("/cache/.cachelock/{name}"));
+        }
+    }
+    refresh.abandon().expect("it is there no more");
 }
 
 #[test]
@@ -194,4 +206,20 @@ fn an_old_payload_that_cannot_be_read_is_an_error_and_a_corrupt_one_is_none() {
     world.plant_file("/cache/entry", b"damaged");
     let none = refresh.previous().expect("a corrupt one is as none");
     assert!(none.is_none());
+}
+
+/// As where a file system loses what has no name any more. Somebody else replaces the payload and asks nobody.
+#[test]
+fn a_payload_that_vanishes_while_its_successor_is_published_is_looked_at_again() {
+    let world = World::simulated();
+    world.plant_file("/cache/entry", b"foreign");
+    let process = world.process("a");
+    let cache = builder(&process).open().expect("nothing is touched");
+    world.inject(
+        |call| on_payload(call, Op::Read),
+        Fault::Error(IoError::NotFound),
+        1,
+    );
+    let published = world.finish(world.spawn(&process, "main", move || publish(&cache, b"new")));
+    assert_eq!(published.expect("it is there again").generation, 2);
 }

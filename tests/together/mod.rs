@@ -34,4 +34,6 @@ together! {
     replay "../replay.rs"
     retry "../retry.rs"
     stampede "../stampede.rs"
+    strange "../strange.rs"
+    turns "../turns.rs"
 }
