@@ -107,7 +107,8 @@ impl Layer for Errors {
             plan.jobs,
             &numbered,
             |(number, (scenario, count, calls))| {
-                let share = target * 11 / 10 * count / weight + 1;
+                // More than that, for short work has not so many.
+                let share = target * 5 / 4 * count / weight + 1;
                 pairs(*scenario, calls, share, Random::at(plan.seed, &[*number]))
                     .map_err(|broken| Broken(format!("{broken}\nseed {}", plan.seed)))
             },
