@@ -6,8 +6,7 @@ use crate::cache::Entry;
 use crate::control::found;
 use crate::error::{Error, Result};
 use crate::read::{Snapshot, Whole, look};
-use crate::root::tag_path;
-use crate::state::{FoundTag, TagFile, TagState, kept, known};
+use crate::state::{FoundTag, TagState, kept, known};
 
 impl Entry {
     /// A reader that remembers what it read last.
@@ -51,8 +50,6 @@ struct Last {
     _payload: Option<Box<dyn File>>,
     payload: Metadata,
     tag: FoundTag,
-    /// What the tag's file is like, if there is one.
-    tag_file: Option<Metadata>,
 }
 
 impl std::fmt::Debug for Last {
@@ -81,16 +78,11 @@ impl Reader {
         };
         let payload = known(&*file, metadata)
             .map_err(|error| Error::io("look at", self.entry.path(), error))?;
-        let tag_file = look.tag.file.as_ref().map(TagFile::metadata).transpose();
-        let tag_file = tag_file.map_err(|error| {
-            Error::io("look at", tag_path(&self.entry.cx, &self.entry.name), error)
-        })?;
         self.last = Some(Last {
             snapshot: snapshot.clone(),
             _payload: kept(file),
             payload,
             tag: look.tag,
-            tag_file,
         });
         Ok(Some(snapshot))
     }
@@ -114,7 +106,7 @@ impl Reader {
         {
             return Ok(false);
         }
-        if let Some(TagFile::Loose(_)) = &last.tag.file {
+        if let Some((None, _)) = &last.tag.seen {
             return Ok(FoundTag::read(&entry.cx, &root, &entry.name)?.bytes == last.tag.bytes);
         }
         let Ok(tags) = root.tag_folder(&entry.cx, &entry.name, false) else {
@@ -126,8 +118,8 @@ impl Reader {
         let Ok(now) = now.map(Option::flatten) else {
             return Ok(false);
         };
-        Ok(match (&last.tag_file, now) {
-            (Some(before), Some(now)) => same(before, &now),
+        Ok(match (&last.tag.seen, now) {
+            (Some((_, before)), Some(now)) => same(before, &now),
             (None, None) => matches!(last.tag.state, TagState::None),
             _ => false,
         })

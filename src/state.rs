@@ -151,32 +151,8 @@ pub(crate) enum TagState {
 pub(crate) struct FoundTag {
     pub(crate) state: TagState,
     pub(crate) bytes: Vec<u8>,
-    pub(crate) file: Option<TagFile>,
-}
-
-/// The file that a tag is.
-pub(crate) enum TagFile {
-    /// It is open, which keeps its identity from being given to another. What it is like may be asked later: it is never written
-    /// to again.
-    Pinned(Box<dyn File>),
-    /// What it was like at a [glance](File::glance).
-    Loose(Metadata),
-}
-
-impl TagFile {
-    fn of(file: Box<dyn File>) -> io::Result<Self> {
-        match file.is_pinned() {
-            true => Ok(TagFile::Pinned(file)),
-            false => file.glance().map(TagFile::Loose),
-        }
-    }
-
-    pub(crate) fn metadata(&self) -> io::Result<Metadata> {
-        match self {
-            TagFile::Pinned(file) => file.metadata(),
-            TagFile::Loose(metadata) => Ok(*metadata),
-        }
-    }
+    /// What it was like, and the open file, which keeps its identity from being given to another.
+    pub(crate) seen: Option<(Option<Box<dyn File>>, Metadata)>,
 }
 
 fn forbidden_or(error: Error) -> Result<FoundTag> {
@@ -223,8 +199,8 @@ impl FoundTag {
             )),
             _ => Ok(corrupt("is not an ordinary file").into()),
         };
-        let file = match found(folder.open(name.file(), Access::Read)) {
-            Ok(Some(file)) => file,
+        let (file, metadata) = match open_existing(folder, name.file(), Access::Read) {
+            Ok(Some(opened)) => opened,
             Ok(None) => return Ok(Self::default()),
             Err(error) => {
                 return match folder.stat(name.file()) {
@@ -233,31 +209,14 @@ impl FoundTag {
                 };
             }
         };
-        let cannot_look = |error| Error::io("look at", path(), error);
-        // Most tags are short, and whatever parses is one: of those nothing else has to be known. A guest knows more already.
-        let mut beginning = [0; 2048];
-        if !GUEST
-            && let Ok(len) = file.read_at(&mut beginning, 0)
-            && let Ok(tag) = Tag::decode(&beginning[..len])
-        {
-            return match found(TagFile::of(file)).map_err(cannot_look)? {
-                None => Self::read_in(cx, folder, name),
-                file => Ok(FoundTag {
-                    state: TagState::Read(Box::new(tag)),
-                    bytes: beginning[..len].to_vec(),
-                    file,
-                }),
-            };
-        }
-        let Some(metadata) = found(file.glance()).map_err(cannot_look)? else {
-            return Self::read_in(cx, folder, name);
-        };
         if metadata.kind != FileKind::File {
             return no_file(metadata.kind);
         }
         if metadata.len > TAG_MAX as u64 {
-            let state = corrupt("is too long");
-            return Ok(Self::of_file(file, metadata, state, Vec::new()));
+            return Ok(FoundTag {
+                seen: Some((kept(file), metadata)),
+                ..corrupt("is too long").into()
+            });
         }
         // Of a longer one that has replaced the one that was glanced at, this is the beginning, which does not parse; the next
         // attempt sees all of it.
@@ -271,16 +230,11 @@ impl FoundTag {
             Ok(tag) => TagState::Read(Box::new(tag)),
             Err(reason) => corrupt(&format!("cannot be read: {reason}")),
         };
-        Ok(Self::of_file(file, metadata, state, bytes))
-    }
-
-    fn of_file(file: Box<dyn File>, seen: Metadata, state: TagState, bytes: Vec<u8>) -> Self {
-        let file = kept(file).map_or(TagFile::Loose(seen), TagFile::Pinned);
-        FoundTag {
+        Ok(FoundTag {
             state,
             bytes,
-            file: Some(file),
-        }
+            seen: Some((kept(file), metadata)),
+        })
     }
 
     /// Why no payload of this length can be what the tag says, if that is so.
@@ -392,11 +346,10 @@ pub(crate) fn current_state(
             Some(folder) => FoundTag::read_in(cx, folder, name)?,
             None => FoundTag::default(),
         };
-        let tag = found.file.as_ref().map(TagFile::metadata).transpose();
         Ok(State {
             record: current_record(cx, name, &payload, &found)?,
             payload: payload.map(|payload| payload.metadata),
-            tag: tag.map_err(|error| Error::io("look at", tag_path(cx, name), error))?,
+            tag: found.seen.map(|(_, metadata)| metadata),
         })
     };
     loop {

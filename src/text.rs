@@ -64,8 +64,10 @@ fn cut(text: &str, at: u8) -> Option<(&str, &str)> {
 
 /// The first line, without its end, and what follows.
 fn first_line(text: &str) -> (&str, &str) {
-    let (line, rest) = cut(text, b'\n').unwrap_or((text, ""));
-    (line.strip_suffix('\r').unwrap_or(line), rest)
+    match cut(text, b'\n') {
+        Some((line, rest)) => (line.strip_suffix('\r').unwrap_or(line), rest),
+        None => (text, ""),
+    }
 }
 
 impl<'a> Lines<'a> {
@@ -212,6 +214,24 @@ mod tests {
         assert!(Lines::parse(text.as_bytes(), "test 1").is_ok());
         let signed = text.replace("check 0", "check +");
         assert!(Lines::parse(signed.as_bytes(), "test 1").is_err());
+    }
+
+    #[test]
+    fn lines_end_as_the_standard_library_has_them() {
+        let longer = |text: &String| ["x", " ", "\r", "\n"].map(|more| format!("{text}{more}"));
+        let mut texts = vec![String::new()];
+        for length in 0..6 {
+            let longest = texts.iter().filter(|text| text.len() == length);
+            let more: Vec<_> = longest.flat_map(longer).collect();
+            texts.extend(more);
+        }
+        for text in texts {
+            let found: Vec<_> = Lines(&text).collect();
+            let expected = text
+                .lines()
+                .map(|line| line.split_once(' ').unwrap_or((line, "")));
+            assert_eq!(found, expected.collect::<Vec<_>>(), "{text:?}");
+        }
     }
 
     #[test]

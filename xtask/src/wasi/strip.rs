@@ -4,13 +4,15 @@
 //! byte is 0 is a custom one, and begins with its name (component-model, `design/mvp/Binary.md`).
 
 const HEADER: usize = 8;
+/// How the header ends: of a module it is another.
+const LAYER: [u8; 2] = [1, 0];
 const CUSTOM: u8 = 0;
 const NAMES: &[u8] = b"component-name";
 
 /// The same component without the names. `None` if it is none that this can read.
 pub(super) fn without_names(component: &[u8]) -> Option<Vec<u8>> {
     let (header, mut rest) = component.split_at_checked(HEADER)?;
-    if !header.starts_with(b"\0asm") {
+    if !header.starts_with(b"\0asm") || !header.ends_with(&LAYER) {
         return None;
     }
     let mut stripped = header.to_vec();
@@ -66,6 +68,7 @@ mod tests {
             b"".as_slice(),
             b"\0asm\x0d\0\x01",
             b"not a component",
+            b"\0asm\x01\0\0\0",
             &component(&[b"\x01\x05four"]),
             &component(&[b"\x01\xff\xff\xff\xff\xff\x01"]),
         ] {
