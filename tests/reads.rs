@@ -341,6 +341,23 @@ fn what_has_not_changed_is_not_opened_again() {
     assert_eq!(reads(), (b"changed".to_vec(), true));
 }
 
+/// Not after it was read, when some file systems speak of the file that has its name by then: a `Reader` would take what it has read
+/// for that one's.
+#[test]
+fn a_tag_is_looked_at_before_it_is_read() {
+    let world = World::simulated();
+    publish_another(&world, b"payload");
+    let before = world.trace().len();
+    let found = entry(&world).reader().read().expect("whole");
+    assert_eq!(&found.expect("published")[..], b"payload");
+    let trace = &world.trace()[before..];
+    let of_tag = trace.lines().filter(|line| line.ends_with("/tags/entry"));
+    let calls: Vec<_> = of_tag
+        .filter_map(|line| line.split(' ').rev().nth(1))
+        .collect();
+    assert_eq!(calls, ["OpenRead", "Metadata", "Read"]);
+}
+
 /// A large payload is read from its file while the caller takes it, which keeps it as it was; a guest has no such file.
 #[test]
 fn a_stream_is_the_payload_that_was_opened_whoever_publishes_meanwhile() {
