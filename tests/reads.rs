@@ -11,6 +11,8 @@ use support::{builder, make_remote, on_payload, publish, renames_payload};
 
 mod support;
 
+const TAG: &str = "/cache/.cachelock/tags/entry";
+
 fn on_tag(call: &Call, op: Op) -> bool {
     call.op == op && &*call.dir == "/cache/.cachelock/tags" && call.name == "entry"
 }
@@ -53,7 +55,6 @@ fn as_many_publishes_as_there_may_be_during_a_read_make_nothing_corrupt() {
 /// As where another kernel or a server remembers files for others, and mixes them for a moment.
 #[test]
 fn a_payload_is_corrupt_only_when_two_attempts_have_seen_the_same() {
-    const TAG: &str = "/cache/.cachelock/tags/entry";
     for (tags, is_corrupt) in [(&[1][..], false), (&[1, 2], false), (&[1, 1], true)] {
         let world = World::simulated();
         publish_another(&world, b"payload");
@@ -339,6 +340,10 @@ fn what_has_not_changed_is_not_opened_again() {
     assert_eq!(reads(), (b"payload".to_vec(), false));
     publish_another(&world, b"changed");
     assert_eq!(reads(), (b"changed".to_vec(), true));
+    // Nor what has no tag.
+    world.remove(TAG);
+    assert_eq!(reads(), (b"changed".to_vec(), true));
+    assert_eq!(reads(), (b"changed".to_vec(), false));
 }
 
 /// Not after it was read, when some file systems speak of the file that has its name by then: a `Reader` would take what it has read
