@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cachelock::platform::memory::{Keep, Pending, PendingOp, Process, Stopped, World};
+use cachelock::platform::memory::{Keep, Process, Stopped, World};
 use cachelock::{Cache, Durability, Mutation};
 
 use crate::random::Random;
@@ -19,6 +19,10 @@ use crate::sim::{
 use crate::support::{ENTRY, LEASE, builder, publish_at};
 use crate::threads::each;
 use crate::{Broken, Control, Count, Layer, Outcome, Plan, Size};
+
+mod ways;
+
+use ways::{Ways, describe, ways_of};
 
 /// The layer.
 #[derive(Debug)]
@@ -525,93 +529,5 @@ impl Run {
             self.mutation,
             last_calls(world)
         ))
-    }
-}
-
-fn describe(pending: &[Pending], way: &[Keep]) -> String {
-    let line = |(pending, keep): (&Pending, &Keep)| {
-        format!("  {keep:?}: {:?} {}\n", pending.op, pending.name)
-    };
-    pending.iter().zip(way).map(line).collect()
-}
-
-/// What may become of one change.
-fn ways_of(pending: &Pending) -> Vec<Keep> {
-    match pending.op {
-        PendingOp::Write { len, .. } => vec![
-            Keep::Keep,
-            Keep::Lose,
-            Keep::Zeros,
-            Keep::Garbage,
-            Keep::Torn(len / 2),
-        ],
-        _ => vec![Keep::Keep, Keep::Lose],
-    }
-}
-
-/// All combinations of what may become of each change, or so many drawn ones.
-struct Ways {
-    of: Vec<Vec<Keep>>,
-    sampled: bool,
-    at: usize,
-    count: usize,
-    random: Random,
-}
-
-impl Ways {
-    fn new(pending: &[Pending], bound: usize, random: Random) -> Self {
-        let of: Vec<_> = pending.iter().map(ways_of).collect();
-        let all = of
-            .iter()
-            .try_fold(1_usize, |all, ways| all.checked_mul(ways.len()));
-        let all = all.filter(|all| *all <= bound);
-        Ways {
-            of,
-            sampled: all.is_none(),
-            at: 0,
-            count: all.unwrap_or(bound),
-            random,
-        }
-    }
-}
-
-impl Iterator for Ways {
-    type Item = Vec<Keep>;
-
-    fn next(&mut self) -> Option<Vec<Keep>> {
-        let mut at = self.at;
-        if at == self.count {
-            return None;
-        }
-        self.at += 1;
-        let changes = self.of.len();
-        let random = &mut self.random;
-        let mut counted = |ways: &Vec<Keep>| {
-            let way = ways[at % ways.len()];
-            at /= ways.len();
-            way
-        };
-        let at = self.at - 1;
-        Some(match self.sampled {
-            false => self.of.iter().map(&mut counted).collect(),
-            // First the extremes: all kept or all lost but one.
-            true if at < 2 * changes => {
-                let (most, one) = match at % 2 {
-                    0 => (Keep::Keep, Keep::Lose),
-                    _ => (Keep::Lose, Keep::Keep),
-                };
-                let is = |change| if change == at / 2 { one } else { most };
-                (0..changes).map(is).collect()
-            }
-            true => {
-                // Some keep most, some lose most.
-                let odds = 1 + random.pick(7);
-                let mut draw = |ways: &Vec<Keep>| match random.pick(8) < odds {
-                    true => Keep::Keep,
-                    false => ways[1 + random.pick(ways.len() - 1)],
-                };
-                self.of.iter().map(&mut draw).collect()
-            }
-        })
     }
 }
