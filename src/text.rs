@@ -235,6 +235,14 @@ mod tests {
     }
 
     #[test]
+    fn what_is_badly_escaped_is_quoted() {
+        for text in ["%4", "%zz", "a%"] {
+            let expected = format!("\"{text}\" is not properly escaped");
+            assert_eq!(unescape(text), Err(expected));
+        }
+    }
+
+    #[test]
     fn what_is_written_is_read_back() {
         let mut writer = Writer::new("test 1");
         writer.line("host", "a b%c\nd\u{85}é");
