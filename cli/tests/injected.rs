@@ -193,6 +193,23 @@ fn an_interrupted_call_of_a_refresh_is_made_again() {
     place.ground.assert_next_refresh_works(&"after all of them");
 }
 
+/// As on NFS, when another machine publishes meanwhile.
+#[test]
+fn a_file_that_is_lost_while_it_is_read_is_opened_again() {
+    if lacks_root() || lacks_tool("strace") {
+        return;
+    }
+    let place = Place::new();
+    let points = place.points(READ);
+    let reads = points.iter().filter(|(name, _)| name == "pread64");
+    let reads: Vec<_> = reads.collect();
+    assert!(reads.len() >= 2, "of tag and payload: {points:?}");
+    for point in reads {
+        let ran = place.run_with("ESTALE", point, READ);
+        assert_eq!((ran.code(), &*ran.stdout), (0, OLD), "{point:?}: {ran}");
+    }
+}
+
 #[test]
 fn an_error_at_any_call_of_a_read_gives_no_wrong_payload() {
     if lacks_root() || lacks_tool("strace") {
@@ -204,7 +221,7 @@ fn an_error_at_any_call_of_a_read_gives_no_wrong_payload() {
         points.len() > 5,
         "so few calls cannot be a read: {points:?}"
     );
-    for error in ["EIO", "EACCES", "ENOMEM", "EINTR"] {
+    for error in ["EIO", "EACCES", "ENOMEM", "EINTR", "ESTALE"] {
         for point in &points {
             let why = format!("{error} at {point:?}");
             let ran = place.run_with(error, point, READ);

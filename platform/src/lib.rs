@@ -332,7 +332,8 @@ pub enum Access {
 }
 
 /// An open file. The handle stays on the same file when that is renamed or unlinked, except in sandboxes, where a
-/// backend may open a file that is written by name for each call; there every call may answer `NotFound`.
+/// backend may open a file that is written by name for each call, and on file systems that lose what has no name any more (NFS, when
+/// another machine replaces it); there every call may answer `NotFound`.
 pub trait File: Send + Sync {
     /// Whether the handle may be kept when the library returns or waits: it stays on its file, whatever happens to the name, and
     /// is not in the way of whoever replaces or removes that name. If not, it is one of these:

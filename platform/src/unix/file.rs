@@ -54,11 +54,11 @@ impl UnixFile {
 
 impl File for UnixFile {
     fn metadata(&self) -> io::Result<Metadata> {
-        meta::of_fd(self.file.as_fd(), self.me)
+        meta::of_fd(self.file.as_fd(), self.me).map_err(lost)
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        retrying(|| self.file.read_at(buf, offset))
+        retrying(|| self.file.read_at(buf, offset)).map_err(lost)
     }
 
     fn read_new_at<'b>(
@@ -68,14 +68,15 @@ impl File for UnixFile {
     ) -> io::Result<&'b mut [u8]> {
         let read = retry_on_intr(|| {
             rustix::io::pread(&self.file, &mut *buf, offset).map(|(read, _)| read.len())
-        })?;
+        })
+        .map_err(|errno| lost(errno.into()))?;
         // SAFETY: so many were just written.
         #[allow(unsafe_code)]
         Ok(unsafe { buf[..read].assume_init_mut() })
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
-        retrying(|| self.file.write_at(buf, offset))
+        retrying(|| self.file.write_at(buf, offset)).map_err(lost)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
@@ -157,6 +158,18 @@ fn retrying<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
+/// A server of NFS loses a file that another of its clients replaces or removes, also for whoever has it open (`ESTALE`). That is told
+/// as what it is: the file is there no more.
+fn lost(error: io::Error) -> io::Error {
+    if Errno::from_io_error(&error) == Some(Errno::STALE) {
+        return crate::failure(
+            io::ErrorKind::NotFound,
+            "it was replaced or removed meanwhile, and its file system has lost it",
+        );
+    }
+    error
+}
+
 /// A lock call's error, with the several numbers for "no locks here" made one kind.
 fn lock_error(error: io::Error) -> io::Error {
     let means_none = |errno| errno == Errno::NOLCK || meta::is_unsupported(errno);
@@ -185,6 +198,14 @@ mod tests {
             Some(libc::EIO),
             "an I/O error is no lack of locks"
         );
+    }
+
+    #[test]
+    fn what_a_server_has_lost_is_not_there() {
+        let error = lost(io::Error::from_raw_os_error(libc::ESTALE));
+        assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}");
+        let error = lost(io::Error::from_raw_os_error(libc::EIO));
+        assert_eq!(error.raw_os_error(), Some(libc::EIO), "{error}");
     }
 
     #[test]
