@@ -29,9 +29,7 @@ impl WasiDir {
     }
 
     fn open_subdir(&self, name: &str) -> io::Result<Self> {
-        if name != "." {
-            look_for_directory(&self.0, NO_FOLLOW, name)?;
-        }
+        look_for_directory(&self.0, NO_FOLLOW, name)?;
         // The right to change it is not asked for: it comes with the parent's, and some hosts refuse those who ask.
         let open = || {
             self.0
@@ -144,6 +142,9 @@ pub(super) fn look_for_directory(
     flags: PathFlags,
     path: &str,
 ) -> io::Result<()> {
+    if path == "." {
+        return Ok(());
+    }
     match call(|| parent.stat_at(flags, path))?.type_ {
         DescriptorType::Directory => Ok(()),
         _ => Err(io::ErrorKind::NotADirectory.into()),

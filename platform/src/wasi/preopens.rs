@@ -114,9 +114,7 @@ pub(super) fn open_dir(path: &Path) -> io::Result<WasiDir> {
 }
 
 fn open(directory: &Descriptor, path: &str) -> io::Result<Descriptor> {
-    if path != "." {
-        look_for_directory(directory, PathFlags::SYMLINK_FOLLOW, path)?;
-    }
+    look_for_directory(directory, PathFlags::SYMLINK_FOLLOW, path)?;
     error::call(|| {
         directory.open_at(
             PathFlags::SYMLINK_FOLLOW,
