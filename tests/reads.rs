@@ -25,6 +25,18 @@ fn publish_another(world: &World, bytes: &[u8]) {
     world.finish(task).expect("nobody disturbs it");
 }
 
+/// Another process publishes that there is nothing: until when.
+fn publish_absence(world: &World) -> SystemTime {
+    const VALID_FOR: Duration = Duration::from_secs(60);
+    let other = world.process("other");
+    let cache = builder(&other).open().expect("nothing is touched");
+    let task = world.spawn(&other, "main", move || {
+        let refresh = cache.entry("entry")?.refresh()?;
+        Ok::<_, Error>(refresh.publish_absent(VALID_FOR)?.written)
+    });
+    world.finish(task).expect("nobody disturbs it") + VALID_FOR
+}
+
 /// The entry as a reader has it.
 fn entry(world: &World) -> Entry {
     let cache: Cache = builder(&world.process("reader"))
@@ -179,17 +191,10 @@ fn what_was_absent_stays_so_until_there_is_a_new_payload() {
         if had_payload {
             publish_another(&world, b"payload");
         }
-        let other = world.process("other");
-        let cache = builder(&other).open().expect("nothing is touched");
-        let task = world.spawn(&other, "main", move || {
-            let refresh = cache.entry("entry")?.refresh()?;
-            let published = refresh.publish_absent(Duration::from_secs(60))?;
-            Ok::<_, Error>(published.written)
-        });
-        let written = world.finish(task).expect("nobody disturbs it");
+        let known_until = publish_absence(&world);
         let assert_absent = || {
             let until = entry(&world).known_absent_until().expect("readable");
-            assert_eq!(until, Some(written + Duration::from_secs(60)));
+            assert_eq!(until, Some(known_until));
             assert!(entry(&world).read().expect("readable").is_none());
         };
         assert_absent();
@@ -279,15 +284,7 @@ fn until_when_an_entry_is_known_to_be_absent_is_said() {
         matches!(&found, Lookup::Value(stream) if stream.meta().len == 7),
         "{found:?}"
     );
-    let other = world.process("other");
-    let cache = builder(&other).open().expect("nothing is touched");
-    let task = world.spawn(&other, "main", move || {
-        let refresh = cache.entry("entry")?.refresh()?;
-        let published = refresh.publish_absent(Duration::from_secs(60))?;
-        Ok::<_, Error>(published.written)
-    });
-    let written = world.finish(task).expect("nobody disturbs it");
-    let until = written + Duration::from_secs(60);
+    let until = publish_absence(&world);
     assert_eq!(absent(&world), Some(until));
     let found = entry(&world).lookup().expect("readable");
     assert!(matches!(found, Lookup::Absent { until: said } if said == until));

@@ -4,7 +4,7 @@ use std::io::ErrorKind as IoError;
 use std::sync::Arc;
 
 use cachelock::platform::Owner;
-use cachelock::platform::memory::{Fault, Op, Process, World};
+use cachelock::platform::memory::{Call, Fault, Op, Process, World};
 use cachelock::{CacheBuilder, Error, ErrorKind};
 
 use support::{builder, publish, read};
@@ -38,6 +38,18 @@ fn publishes(world: &World, process: &Arc<Process>, builder: CacheBuilder) -> Re
 fn assert_says(error: &Error, path: &str, what: &str) {
     assert_eq!(error.path(), Some(path.as_ref()), "{error}");
     assert!(error.to_string().contains(what), "{path}: {error}");
+}
+
+/// Whoever may not do `op` with `path` is told so when it publishes.
+#[track_caller]
+fn assert_denied(world: &World, process: &Arc<Process>, op: Op, path: &'static str) {
+    let (dir, name) = path.rsplit_once('/').expect("absolute");
+    let is_it = move |call: &Call| call.op == op && &*call.dir == dir && call.name == name;
+    world.inject(is_it, Fault::Error(IoError::PermissionDenied), usize::MAX);
+    let refused = publishes(world, process, builder(process));
+    let error = refused.expect_err("it is in the way");
+    assert_eq!(error.kind(), ErrorKind::Permission, "{error}");
+    assert_says(&error, path, "permission denied");
 }
 
 /// Puts something at a path.
@@ -86,7 +98,6 @@ fn what_is_no_file_is_refused() {
 
 #[test]
 fn what_cannot_be_opened_or_removed_is_an_error_with_its_reason() {
-    let denied = Fault::Error(IoError::PermissionDenied);
     for (path, op) in [
         (GATE, Op::OpenWrite),
         (CLAIM, Op::CreateNew),
@@ -98,16 +109,7 @@ fn what_cannot_be_opened_or_removed_is_an_error_with_its_reason() {
         if path == STAGE {
             world.plant_file(path, b"");
         }
-        let (dir, name) = path.rsplit_once('/').expect("absolute");
-        world.inject(
-            move |call| call.op == op && &*call.dir == dir && call.name == name,
-            denied,
-            usize::MAX,
-        );
-        let refused = publishes(&world, &process, builder(&process));
-        let error = refused.expect_err("it is in the way");
-        assert_eq!(error.kind(), ErrorKind::Permission, "{error}");
-        assert_says(&error, path, "permission denied");
+        assert_denied(&world, &process, op, path);
     }
 }
 
@@ -144,13 +146,8 @@ fn a_claim_that_cannot_be_read_is_an_error_unless_it_has_gone() {
 fn a_control_directory_that_cannot_be_made_is_an_error() {
     let world = World::simulated();
     world.plant_dir("/cache");
-    let denied = Fault::Error(IoError::PermissionDenied);
-    world.inject(|call| call.op == Op::CreateDir, denied, usize::MAX);
     let process = world.process("writer");
-    let refused = publishes(&world, &process, builder(&process));
-    let error = refused.expect_err("it is in the way");
-    assert_eq!(error.kind(), ErrorKind::Permission, "{error}");
-    assert_says(&error, CONTROL, "permission denied");
+    assert_denied(&world, &process, Op::CreateDir, CONTROL);
 }
 
 #[test]
