@@ -13,23 +13,15 @@ pub struct Origin {
 
 const HEADER: usize = 24;
 
-/// Small ones and large ones equally often, and now and then one that the library writes, hashes and reads in several pieces.
-const MOST: [u64; 31] = {
-    let mut most = [1 << 10; 31];
-    let mut n = 0;
-    while n < 30 {
-        most[n] = [1 << 10, 8 << 10, 48 << 10][n % 3];
-        n += 1;
-    }
-    most[30] = 700 << 10;
-    most
-};
-
 /// The payload of `origin`, of a length of its own.
 #[must_use]
 pub fn make(origin: Origin) -> Vec<u8> {
     let mut random = Random::new(origin.writer.rotate_left(32) ^ origin.number);
-    let most = MOST[random.below(MOST.len() as u64) as usize];
+    // Small ones and large ones equally often, and now and then one that the library writes, hashes and reads in several pieces.
+    let most = match random.below(31) {
+        30 => 700 << 10,
+        n => [1 << 10, 8 << 10, 48 << 10][n as usize % 3],
+    };
     let len = HEADER as u64 + random.below(most);
     let mut bytes = Vec::with_capacity(len as usize + 8);
     for word in [origin.writer, origin.number, len] {

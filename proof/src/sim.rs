@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use cachelock::platform::FileKind;
 use cachelock::platform::memory::World;
-use cachelock::{Cache, Error, Mutation, Published};
+use cachelock::{Cache, Error, Mutation, Published, Snapshot};
 
-use crate::support::{LEASE, builder, publish_at, read_at, residue};
+use crate::support::{LEASE, builder, publish_at, residue};
 
 /// The payloads of these layers. Lengths differ, and `NEW` takes several writes on a disk that writes [`BLOCK`] bytes at once.
 pub(crate) const OLD: &[u8] = b"the old payload";
@@ -47,6 +47,14 @@ pub(crate) enum Found {
     Corrupt,
 }
 
+impl Found {
+    pub(crate) fn of(read: Option<Snapshot>) -> Self {
+        read.map_or(Found::Missing, |read| {
+            Found::Value(read.to_vec(), read.meta().generation)
+        })
+    }
+}
+
 impl fmt::Debug for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -67,9 +75,9 @@ pub(crate) fn shown(bytes: &[u8]) -> String {
 
 /// What a process that has not been there before reads.
 pub(crate) fn find(world: &World, entry: &str) -> Result<Found, Error> {
-    match read_at(world, "reader", entry) {
-        Ok(None) => Ok(Found::Missing),
-        Ok(Some((bytes, generation))) => Ok(Found::Value(bytes, generation)),
+    let cache = builder(&world.process("reader")).open()?;
+    match cache.entry(entry)?.read() {
+        Ok(read) => Ok(Found::of(read)),
         Err(error) if error.is_corrupt() => Ok(Found::Corrupt),
         Err(error) => Err(error),
     }

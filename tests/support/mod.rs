@@ -79,13 +79,8 @@ pub(crate) type Found = (Vec<u8>, Option<u64>);
 
 /// What a process that has not been there before reads; `None` if the entry is missing.
 pub(crate) fn read(world: &World, name: &str) -> Result<Option<Found>, Error> {
-    read_at(world, name, ENTRY)
-}
-
-/// The same of this entry.
-pub(crate) fn read_at(world: &World, name: &str, entry: &str) -> Result<Option<Found>, Error> {
     let cache = builder(&world.process(name)).open()?;
-    let snapshot = cache.entry(entry)?.read()?;
+    let snapshot = cache.entry(ENTRY)?.read()?;
     Ok(snapshot.map(|snapshot| (snapshot.to_vec(), snapshot.meta().generation)))
 }
 

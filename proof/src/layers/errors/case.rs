@@ -9,7 +9,7 @@ use cachelock::platform::memory::{Call, Fault, Keep, Op, World};
 use cachelock::{Durability, Error, ErrorKind, Mutation};
 
 use super::faults::is_clear;
-use super::scenario::{Company, Job, OTHER, Other, Scenario, short, together, work};
+use super::scenario::{Company, Job, OTHER, Scenario, short, together, work};
 use crate::Broken;
 use crate::sim::{Found, NEW, OLD, Work, find, last_calls, next_refresh};
 use crate::support::{ENTRY, LEASE};
@@ -64,10 +64,6 @@ impl Case<'_> {
         } = self.scenario;
         let calls = Arc::new(Mutex::new(Vec::new()));
         let met = Arc::new(AtomicUsize::new(0));
-        let ahead = match self.scenario.company {
-            Company::Ahead(kind) => Some(Other::holds(world, kind)),
-            _ => None,
-        };
         self.inject(world, &calls, &met);
         let process = match self.scenario.guest {
             true => world.guest("victim"),
@@ -79,7 +75,7 @@ impl Case<'_> {
         }
         let cache = builder.open().map_err(|error| error.to_string())?;
         let task = world.spawn(&process, "main", move || work(job, &cache));
-        let (said, other) = together(world, task, self.scenario.company, ahead)?;
+        let (said, other) = together(world, task, self.scenario.company)?;
         world.clear_faults();
         let seen = Seen {
             calls: locked(&calls).clone(),
@@ -91,7 +87,6 @@ impl Case<'_> {
             (Company::Behind(_), Some(other)) => self.is_followed(&said, &found, other)?,
             _ => self.is_true(&said, &found, &seen)?,
         }
-
         if let (Said::Published(_), Durability::Full) = (&said, durability)
             && !self.is_excused(&seen)
         {

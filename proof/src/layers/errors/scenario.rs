@@ -1,5 +1,7 @@
 //! What is done, in which cache, and who else is there.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cachelock::platform::memory::{Keep, Op, Process, Task, World};
@@ -9,9 +11,6 @@ use super::case::Said;
 use crate::Size;
 use crate::sim::{Found, OLD, Work};
 use crate::support::{ENTRY, LEASE, begin, builder, publish, sleep};
-
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Short, for a guest polls until the lease of a dead one expires.
 const SHORT: Duration = LEASE.checked_div(5).unwrap();
@@ -134,9 +133,8 @@ pub(super) fn work(job: Job, cache: &Cache) -> Said {
             Ok(published) => Said::Published(published.generation),
             Err(error) => Said::Failed(error),
         },
-        Job::Read => match cache.entry("entry").and_then(|entry| entry.read()) {
-            Ok(None) => Said::Read(Found::Missing),
-            Ok(Some(read)) => Said::Read(Found::Value(read.to_vec(), read.meta().generation)),
+        Job::Read => match cache.entry(ENTRY).and_then(|entry| entry.read()) {
+            Ok(read) => Said::Read(Found::of(read)),
             Err(error) => Said::Failed(error),
         },
         Job::Sweep => done(cache.sweep()),
@@ -151,13 +149,13 @@ pub(super) fn short(process: &Arc<Process>) -> CacheBuilder {
 }
 
 /// Somebody else, who refreshes the entry, too.
-pub(super) struct Other {
+struct Other {
     task: Task<Result<Published, Error>>,
 }
 
 impl Other {
     /// One that has the lock, and publishes after a while.
-    pub(super) fn holds(world: &World, kind: Kind) -> Self {
+    fn holds(world: &World, kind: Kind) -> Self {
         let has_it = Arc::new(AtomicBool::new(false));
         let other = Self::comes(world, kind, Some(has_it.clone()));
         world.run_to(&other.task, move |call| {
@@ -188,16 +186,15 @@ impl Other {
     }
 }
 
-/// Lets the victim do its work in this company: what it says, and the generation that the other one was told if there is one.
+/// Lets the victim, which has not begun, do its work in this company: what it says, and the generation that the other one was told if there is one.
 pub(super) fn together(
     world: &World,
     victim: Task<Said>,
     company: Company,
-    ahead: Option<Other>,
 ) -> Result<(Said, Option<u64>), String> {
     let other = match company {
         Company::Nobody => return Ok((world.finish(victim), None)),
-        Company::Ahead(_) => ahead.expect("it has the lock"),
+        Company::Ahead(kind) => Other::holds(world, kind),
         Company::Behind(kind) => {
             // Its stage is the first thing that a holder makes. Or it fails before that.
             world.run_until(&victim, |call| {

@@ -162,7 +162,7 @@ impl Tally {
         });
         println!("  left behind: {}", phases.join(", "));
         for (what, waits) in [("alone", &self.alone), ("among the others", &self.among)] {
-            let [median, high, most] = [50, 99, 100].map(|percent| at(waits, percent));
+            let [median, high, most] = at(waits, [50, 99, 100]);
             println!(
                 "  the next acquire, {what}: {:.1?} (median), {:.1?} (99 %), {:.1?} (most, {:.1?} of it without a sign of life)",
                 median.whole, high.whole, most.whole, most.idle
@@ -172,11 +172,11 @@ impl Tally {
 }
 
 /// What so many of a hundred did not wait longer than.
-fn at(waits: &[Waited], percent: usize) -> Waited {
+fn at<const N: usize>(waits: &[Waited], percents: [usize; N]) -> [Waited; N] {
     let mut waits = waits.to_vec();
     waits.sort();
-    let nth = (waits.len().max(1) - 1) * percent / 100;
-    waits.get(nth).copied().unwrap_or_default()
+    let nth = |percent| (waits.len().max(1) - 1) * percent / 100;
+    percents.map(|percent| waits.get(nth(percent)).copied().unwrap_or_default())
 }
 
 /// A wait for anything but the kernel, for which a dead native is no holder, takes longer: the shortest is one of 250 ms.
@@ -212,7 +212,7 @@ fn kill_on(
         println!("{broken}");
         Broken(broken)
     })?;
-    let usual = at(&tally.alone, 50).whole;
+    let [Waited { whole: usual, .. }] = at(&tally.alone, [50]);
     if usual > SOON {
         let name = kind.name();
         let why = format!("on {name} the next acquire usually waits, alone, for {usual:?}");

@@ -119,12 +119,12 @@ fn publishes(
             let until = process.monotonic() + hold;
             while process.monotonic() < until {
                 // As a producer does that works for a while: whoever has no thread to beat for it beats when it is due.
-                if let Some(due) = refresh.heartbeat_due() {
-                    sleep(process, due.min(until - process.monotonic()));
-                    refresh.heartbeat()?;
-                } else {
-                    sleep(process, until - process.monotonic());
-                }
+                let rest = until - process.monotonic();
+                sleep(
+                    process,
+                    refresh.heartbeat_due().map_or(rest, |due| due.min(rest)),
+                );
+                refresh.heartbeat()?;
             }
             refresh.check_held()
         })?;
@@ -193,8 +193,7 @@ fn gets(cache: &Cache, who: usize, log: &Mutex<Log>) -> Said {
 
 fn reads(cache: &Cache) -> Said {
     match cache.entry("entry").and_then(|entry| entry.read()) {
-        Ok(None) => Said::Read(Found::Missing),
-        Ok(Some(read)) => Said::Read(Found::Value(read.to_vec(), read.meta().generation)),
+        Ok(read) => Said::Read(Found::of(read)),
         Err(error) => Said::Wrong(error.to_string()),
     }
 }
