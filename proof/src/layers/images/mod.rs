@@ -114,7 +114,7 @@ impl Layer for Images {
     }
 
     fn run(&self, plan: &Plan) -> Result<Outcome, Broken> {
-        let bound = usize::try_from(plan.size.pick(24, 300, 20_000)).unwrap_or(usize::MAX);
+        let bound = usize::try_from(plan.size.pick(24, 150, 20_000)).unwrap_or(usize::MAX);
         let run = Run {
             seed: plan.seed,
             bound,
