@@ -45,7 +45,7 @@ fn as_millis(duration: Duration) -> u64 {
 
 /// Rounded up: who sleeps for that long has slept long enough.
 pub(crate) fn until(wait: Duration) -> u64 {
-    as_millis(wait + Duration::from_nanos(999_999))
+    as_millis(wait.saturating_add(Duration::from_nanos(999_999)))
 }
 
 pub(crate) fn timeout(timeout: u64) -> Timeout {

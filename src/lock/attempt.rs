@@ -223,7 +223,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// Leaves no file that could be renamed, and no epoch that could be claimed again.
-    fn give_up(&self) {
+    fn give_up(mut self) {
         let control = self.control;
         let _ = control.unlink(&control::next_head(self.claim.epoch, self.claim.nonce));
         let reached = control.head().is_ok_and(|head| head >= self.claim.epoch);
@@ -231,7 +231,7 @@ impl<'a> Attempt<'a> {
         if reached || control.cx.mutated(Mutation::LoserUnlinks) {
             let _ = control.unlink(&control::claim(self.claim.epoch));
         } else {
-            let _ = expiry::mark_released(control, &self.claim);
+            let _ = expiry::mark_released(control, &mut self.claim);
         }
     }
 }

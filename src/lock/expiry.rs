@@ -175,7 +175,7 @@ pub(crate) fn expired_by_file_clock(
 }
 
 /// Marks our own claim as released without removing it: for whoever gives up before the head has moved.
-pub(crate) fn mark_released(control: &Control, claim: &Claim) -> Result<()> {
+pub(crate) fn mark_released(control: &Control, claim: &mut Claim) -> Result<()> {
     let name = control::claim(claim.epoch);
     if let Some((file, _)) = control.open(&name, Access::Write)? {
         let found = transfer::read_up_to(&*file, RECORD_READ).ok();
@@ -183,15 +183,8 @@ pub(crate) fn mark_released(control: &Control, claim: &Claim) -> Result<()> {
             .and_then(|bytes| Claim::decode(&bytes).ok())
             .is_none_or(|found| found.nonce == claim.nonce)
         {
-            control.write(
-                &*file,
-                &name,
-                &Claim {
-                    released: true,
-                    ..claim.clone()
-                }
-                .encode(),
-            )?;
+            claim.released = true;
+            control.write(&*file, &name, &claim.encode())?;
         }
     }
     Ok(())

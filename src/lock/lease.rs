@@ -342,11 +342,7 @@ impl Lease {
     }
 
     fn mark_released(&self) -> Result<()> {
-        let claim = self
-            .claim
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        expiry::mark_released(&self.control, &claim)
+        let mut claim = self.claim.lock().unwrap_or_else(PoisonError::into_inner);
+        expiry::mark_released(&self.control, &mut claim)
     }
 }
