@@ -4,7 +4,7 @@
 //! with one name, or they are an error that names them.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cachelock_platform::{
@@ -110,10 +110,10 @@ impl Control {
     ) -> Result<Self> {
         let path = cx.path.join(CONTROL_DIR);
         let dir = open_or_create_dir(root, CONTROL_DIR, root_metadata)
-            .map_err(|error| dir_error("open the control directory", path.clone(), error))?;
+            .map_err(|error| dir_error("open the control directory", &path, error))?;
         let metadata = dir
             .metadata()
-            .map_err(|error| Error::io("look at", path.clone(), error))?;
+            .map_err(|error| Error::io("look at", &*path, error))?;
         check_trust(cx, &path, &metadata)?;
         Ok(Control {
             cx: cx.clone(),
@@ -376,15 +376,15 @@ pub(crate) fn open_or_create_dir(
     }
 }
 
-pub(crate) fn dir_error(action: &'static str, path: PathBuf, error: io::Error) -> Error {
+pub(crate) fn dir_error(action: &'static str, path: &Path, error: io::Error) -> Error {
     if error.kind() == io::ErrorKind::NotADirectory {
-        return Error::not_a_file(&path, "should be a directory and is something else");
+        return Error::not_a_file(path, "should be a directory and is something else");
     }
     Error::io(action, path, error)
 }
 
 /// Refuses to write where others could interfere. A guest knows of no owners and no modes.
-pub(crate) fn check_trust(cx: &Context, path: &std::path::Path, metadata: &Metadata) -> Result<()> {
+pub(crate) fn check_trust(cx: &Context, path: &Path, metadata: &Metadata) -> Result<()> {
     if cx.options.allow_shared || GUEST {
         return Ok(());
     }

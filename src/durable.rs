@@ -46,7 +46,7 @@ pub(crate) fn sync_names(
 ) -> Result<Option<Arc<dyn Dir>>> {
     sync_above(cx, hold);
     let sync = || {
-        if let Some(folder) = sync_way(cx, &hold.root.dir, &mut name.folders())? {
+        if let Some(folder) = sync_way(cx, &hold.root.dir, &mut folders(name))? {
             sync_dir(cx, &*folder)?;
         }
         sync_way(cx, &hold.control.dir, &mut tag_folders(name))
@@ -69,8 +69,12 @@ pub(crate) fn sync_tag(cx: &Context, hold: &Hold, name: &EntryName) -> Result<()
     sync().map_err(|error| Error::io("sync", tag_path(cx, name), error))
 }
 
+fn folders(name: &EntryName) -> impl Iterator<Item = &str> {
+    name.folders().map(|(folder, _)| folder)
+}
+
 fn tag_folders(name: &EntryName) -> impl Iterator<Item = &str> {
-    std::iter::once(TAGS).chain(name.folders())
+    std::iter::once(TAGS).chain(folders(name))
 }
 
 /// Syncs each directory that has the next one's name in it, and returns the last one; `None` if the way ends before.

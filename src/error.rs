@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cachelock_platform::{GUEST, Quoted, Reason, failure};
+use cachelock_platform::{GUEST, Quoted, Reason, Shown, failure};
 
 pub(crate) use crate::events::WaitingFor;
 use crate::key::Key;
@@ -38,7 +38,7 @@ pub(crate) struct Body {
 enum Repr {
     #[error(
         "timed out after {} waiting for {what} of {}{}",
-        seconds(*waited), path.display(), held_by(holder.as_ref())
+        seconds(*waited), Shown(path), held_by(holder.as_ref())
     )]
     Timeout {
         path: PathBuf,
@@ -48,7 +48,7 @@ enum Repr {
         budget: Option<Duration>,
         holder: Option<Holder>,
     },
-    #[error("cancelled after {} of waiting for {what} of {}", seconds(*waited), path.display())]
+    #[error("cancelled after {} of waiting for {what} of {}", seconds(*waited), Shown(path))]
     Cancelled {
         path: PathBuf,
         what: WaitingFor,
@@ -56,51 +56,51 @@ enum Repr {
     },
     #[error(
         "the lease on {} (epoch {epoch}) was lost: {reason}; nothing was published and what is there now stands, so read again or refresh again",
-        path.display()
+        Shown(path)
     )]
     LeaseLost {
         path: PathBuf,
         epoch: u64,
         reason: String,
     },
-    #[error("{} is corrupt: {reason}; refresh it to replace it", path.display())]
+    #[error("{} is corrupt: {reason}; refresh it to replace it", Shown(path))]
     Corrupt { path: PathBuf, reason: String },
     #[error(
         "{} has no payload to keep, although its producer says that it was not modified; produce it without a condition",
-        path.display()
+        Shown(path)
     )]
     Missing { path: PathBuf },
     #[error("{} cannot be the name of an entry: {reason}", Quoted(name))]
     InvalidName { name: String, reason: String },
-    #[error("{} cannot be a cache: {reason}", path.display())]
+    #[error("{} cannot be a cache: {reason}", Shown(path))]
     InvalidCache { path: PathBuf, reason: String },
     #[error(
         "{} is not safe to share a cache in: {reason}; use a directory of your own, or allow shared directories",
-        path.display()
+        Shown(path)
     )]
     Untrusted { path: PathBuf, reason: String },
-    #[error("{} {reason}; remove it or choose another place", path.display())]
+    #[error("{} {reason}; remove it or choose another place", Shown(path))]
     NotAFile { path: PathBuf, reason: String },
     #[error(
         "the payload for {} has {written} bytes and not the expected {expected}; the old entry stays",
-        path.display()
+        Shown(path)
     )]
     LengthMismatch {
         path: PathBuf,
         expected: u64,
         written: u64,
     },
-    #[error("{} was published, but {doubt}: {}", path.display(), Reason(source))]
+    #[error("{} was published, but {doubt}: {}", Shown(path), Reason(source))]
     #[rustfmt::skip]
     NotDurable { path: PathBuf, doubt: &'static str, source: io::Error },
-    #[error("{}: {reason}", path.display())]
+    #[error("{}: {reason}", Shown(path))]
     Limit { path: PathBuf, reason: String },
     #[error(
         "the refresh of {} failed before ({reason}), so what was written cannot be published; restart it or begin another",
-        path.display()
+        Shown(path)
     )]
     Poisoned { path: PathBuf, reason: String },
-    #[error("cannot {action} {}: {}{}", path.display(), Reason(source), hint(source))]
+    #[error("cannot {action} {}: {}{}", Shown(path), Reason(source), hint(source))]
     Io {
         action: &'static str,
         path: PathBuf,

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::path::Path;
 
-use cachelock_platform::Quoted;
+use cachelock_platform::{Quoted, cut, parts, prefixes};
 
 use crate::error::{Error, Result};
 
@@ -42,22 +42,14 @@ impl EntryName {
         &self.0
     }
 
-    /// The folders on the way.
-    pub(crate) fn folders(&self) -> impl Iterator<Item = &str> {
-        self.parts().0.split_terminator('/')
+    /// The folders on the way, each with what leads to it, from the cache to the folder itself.
+    pub(crate) fn folders(&self) -> impl Iterator<Item = (&str, &str)> {
+        prefixes(&self.0, b'/').map(|way| (last(way), way))
     }
 
     /// The last segment.
     pub(crate) fn file(&self) -> &str {
-        self.parts().1
-    }
-
-    /// The folders, each with its slash, and the file.
-    fn parts(&self) -> (&str, &str) {
-        let bytes = self.0.bytes().rev();
-        let file = bytes.take_while(|byte| *byte != b'/').count();
-        let parts = self.0.split_at_checked(self.0.len() - file);
-        parts.unwrap_or(("", &self.0))
+        last(&self.0)
     }
 }
 
@@ -65,6 +57,11 @@ impl fmt::Debug for EntryName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&*self.0, f)
     }
+}
+
+fn last(name: &str) -> &str {
+    let segment = name.bytes().rev().take_while(|byte| *byte != b'/').count();
+    name.get(name.len() - segment..).unwrap_or(name)
 }
 
 fn check(name: &str) -> Result<(), String> {
@@ -103,7 +100,7 @@ fn check(name: &str) -> Result<(), String> {
             _ => {}
         }
     }
-    name.split('/').try_for_each(check_segment)
+    parts(name, b'/').try_for_each(check_segment)
 }
 
 fn check_segment(segment: &str) -> Result<(), String> {
@@ -146,8 +143,9 @@ fn check_segment(segment: &str) -> Result<(), String> {
 /// Refuses a cache in a control directory, whose files it would take for entries: a publish to `head` could turn the epoch
 /// back.
 pub(crate) fn check_cache_path(path: &Path) -> Result<()> {
-    let text = path.to_string_lossy();
-    if text.split(std::path::is_separator).any(is_control_dir) {
+    let is_separator = |byte: &u8| std::path::is_separator(char::from(*byte));
+    let mut segments = path.as_os_str().as_encoded_bytes().split(is_separator);
+    if segments.any(|segment| std::str::from_utf8(segment).is_ok_and(is_control_dir)) {
         let reason = format!(
             "it is in {}, the own directory of a cache; use the directory that is in",
             Quoted(CONTROL_DIR)
@@ -192,7 +190,7 @@ fn upper(character: char) -> char {
 
 fn is_device(segment: &str) -> bool {
     // Windows looks at what stands before the first dot, less trailing spaces: `COM1 .txt` is the port, too.
-    let stem = segment.split('.').next().unwrap_or_default();
+    let stem = cut(segment, b'.').map_or(segment, |(stem, _)| stem);
     let stem: String = stem.trim_end_matches(' ').chars().map(upper).collect();
     let numbered = NUMBERED_DEVICES.iter().any(|device| {
         stem.strip_prefix(device).is_some_and(|rest| {
@@ -230,7 +228,7 @@ mod tests {
             assert_eq!(entry.as_str(), name);
         }
         let nested = EntryName::new("a/b/c").unwrap();
-        assert_eq!(nested.folders().collect::<Vec<_>>(), ["a", "b"]);
+        assert!(nested.folders().eq([("a", "a"), ("b", "a/b")]));
         assert_eq!(nested.file(), "c");
         assert_eq!(EntryName::new("c").unwrap().folders().count(), 0);
     }

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use cachelock_platform::{Dir, failure};
+use cachelock_platform::{Dir, Shown, failure};
 
 use crate::cache::Entry;
 use crate::error::{Error, Result};
@@ -108,8 +108,8 @@ pub(crate) fn rename(
             io::ErrorKind::CrossesDevices => {
                 let reason = format!(
                     "{} and {}",
-                    hold.control.path(stage.name()).display(),
-                    path.display()
+                    Shown(&hold.control.path(stage.name())),
+                    Shown(&path)
                 );
                 let source = failure(
                     error.kind(),

@@ -1,10 +1,10 @@
 //! The cache directory as one caller has it open, and the way from it to an entry's payload and tag.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cachelock_platform::{Dir, FileId, Metadata, Quoted};
+use cachelock_platform::{Dir, FileId, Metadata, Quoted, Shown};
 
 use crate::context::Context;
 use crate::control::{Control, TAGS, check_trust, dir_error, found, open_or_create_dir};
@@ -23,7 +23,7 @@ impl Root {
     /// `None` if there is no such directory.
     pub(crate) fn open_for_reading(cx: &Context) -> Result<Option<Arc<Self>>> {
         match found(cx.platform.open_dir(&cx.path))
-            .map_err(|error| dir_error("open", cx.path.clone(), error))?
+            .map_err(|error| dir_error("open", &cx.path, error))?
         {
             Some(dir) => Self::new(cx, dir).map(Some),
             None => Ok(None),
@@ -41,19 +41,19 @@ impl Root {
     }
 
     fn create(cx: &Context) -> Result<Arc<Self>> {
-        let create = |error| dir_error("create", cx.path.clone(), error);
+        let create = |error| dir_error("create", &cx.path, error);
         cx.platform.create_dir_all(&cx.path).map_err(create)?;
         let dir = cx
             .platform
             .open_dir(&cx.path)
-            .map_err(|error| dir_error("open", cx.path.clone(), error))?;
+            .map_err(|error| dir_error("open", &cx.path, error))?;
         Self::new(cx, dir)
     }
 
     fn new(cx: &Context, dir: Arc<dyn Dir>) -> Result<Arc<Self>> {
         let metadata = dir
             .metadata()
-            .map_err(|error| Error::io("look at", cx.path.clone(), error))?;
+            .map_err(|error| Error::io("look at", &*cx.path, error))?;
         Ok(Arc::new(Root {
             dir,
             metadata,
@@ -76,7 +76,7 @@ impl Root {
         let dir = opened.map_err(|error| {
             dir_error(
                 "open the control directory",
-                cx.path.join(CONTROL_DIR),
+                &cx.path.join(CONTROL_DIR),
                 error,
             )
         })?;
@@ -99,10 +99,8 @@ impl Root {
     /// The folder of the entry's payload; `None` if it does not exist.
     pub(crate) fn folder(&self, cx: &Context, name: &EntryName) -> Result<Option<Arc<dyn Dir>>> {
         let mut dir = self.dir.clone();
-        let mut path = cx.path.clone();
-        for folder in name.folders() {
-            path.push(folder);
-            match found(dir.open_dir(folder)).map_err(|error| folder_error(name, &path, error))? {
+        for (folder, way) in name.folders() {
+            match found(dir.open_dir(folder)).map_err(|error| folder_error(cx, name, way, error))? {
                 Some(opened) => dir = opened,
                 None => return Ok(None),
             }
@@ -114,12 +112,10 @@ impl Root {
     /// The folder of the entry's payload, created if it is missing.
     pub(crate) fn folder_or_create(&self, cx: &Context, name: &EntryName) -> Result<Arc<dyn Dir>> {
         let mut dir = self.dir.clone();
-        let mut path = cx.path.clone();
-        for folder in name.folders() {
-            path.push(folder);
+        for (folder, way) in name.folders() {
             dir = self
                 .enter(&*dir, folder)
-                .map_err(|error| folder_error(name, &path, error))?;
+                .map_err(|error| folder_error(cx, name, way, error))?;
             refuse_cache_in_cache(&*dir, name, folder)?;
         }
         Ok(dir)
@@ -133,29 +129,27 @@ impl Root {
         anew: bool,
     ) -> Result<Option<Arc<dyn Dir>>> {
         let cached = || self.tags.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut path = cx.path.join(CONTROL_DIR);
-        let open = |parent: &dyn Dir, name: &str, path: &Path| {
-            found(parent.open_dir(name)).map_err(|error| dir_error("open", path.into(), error))
+        let open = |parent: &dyn Dir, name: &str, path: &dyn Fn() -> PathBuf| {
+            found(parent.open_dir(name)).map_err(|error| dir_error("open", &path(), error))
         };
         // Its own statement: the guard must be gone before the other arm locks again.
         let known = if anew { None } else { cached().clone() };
         let mut dir = match known {
             Some(tags) => tags,
             None => {
-                let Some(control) = open(&*self.dir, CONTROL_DIR, &path)? else {
+                let Some(control) = open(&*self.dir, CONTROL_DIR, &|| cx.path.join(CONTROL_DIR))?
+                else {
                     return Ok(None);
                 };
-                let Some(tags) = open(&*control, TAGS, &path.join(TAGS))? else {
+                let Some(tags) = open(&*control, TAGS, &|| tags_path(cx))? else {
                     return Ok(None);
                 };
                 *cached() = Some(tags.clone());
                 tags
             }
         };
-        path.push(TAGS);
-        for folder in name.folders() {
-            path.push(folder);
-            match found(dir.open_dir(folder)).map_err(|error| tag_error("open", &path, error))? {
+        for (folder, way) in name.folders() {
+            match found(dir.open_dir(folder)).map_err(|error| tag_error("open", cx, way, error))? {
                 Some(opened) => dir = opened,
                 None => return Ok(None),
             }
@@ -169,15 +163,14 @@ impl Root {
         control: &Control,
         name: &EntryName,
     ) -> Result<Arc<dyn Dir>> {
-        let mut path = control.path(TAGS);
+        let cx = &*control.cx;
         let mut dir = self
             .enter(&*control.dir, TAGS)
-            .map_err(|error| dir_error("create", path.clone(), error))?;
-        for folder in name.folders() {
-            path.push(folder);
+            .map_err(|error| dir_error("create", &tags_path(cx), error))?;
+        for (folder, way) in name.folders() {
             dir = self
                 .enter(&*dir, folder)
-                .map_err(|error| tag_error("create", &path, error))?;
+                .map_err(|error| tag_error("create", cx, way, error))?;
         }
         Ok(dir)
     }
@@ -198,24 +191,31 @@ fn refuse_cache_in_cache(dir: &dyn Dir, name: &EntryName, folder: &str) -> Resul
     }
 }
 
-fn folder_error(name: &EntryName, path: &Path, error: io::Error) -> Error {
+/// Of a folder on the way to a payload.
+fn folder_error(cx: &Context, name: &EntryName, way: &str, error: io::Error) -> Error {
+    let path = cx.path.join(way);
     if error.kind() == io::ErrorKind::NotADirectory {
-        let reason = format!("{} is not a folder (an entry, or a link)", path.display());
+        let reason = format!("{} is not a folder (an entry, or a link)", Shown(&path));
         return Error::invalid_name(name.as_str(), reason);
     }
     Error::io("open", path, error)
 }
 
-/// Of a folder on the way to a tag.
-fn tag_error(action: &'static str, path: &Path, error: io::Error) -> Error {
+/// The same for a tag.
+fn tag_error(action: &'static str, cx: &Context, way: &str, error: io::Error) -> Error {
+    let path = tags_path(cx).join(way);
     if error.kind() == io::ErrorKind::NotADirectory {
         let reason = "is the tag of an entry: what is a folder now was an entry before, and was deleted by hand";
-        return Error::not_a_file(path, reason);
+        return Error::not_a_file(&path, reason);
     }
     Error::io(action, path, error)
 }
 
 /// The path of an entry's tag, for messages.
 pub(crate) fn tag_path(cx: &Context, name: &EntryName) -> PathBuf {
-    cx.path.join(CONTROL_DIR).join(TAGS).join(name.as_str())
+    tags_path(cx).join(name.as_str())
+}
+
+fn tags_path(cx: &Context) -> PathBuf {
+    cx.path.join(CONTROL_DIR).join(TAGS)
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use cachelock_platform::{Access, Dir, File, FileId, FileKind, GUEST, Metadata};
+use cachelock_platform::{Access, Dir, File, FileId, FileKind, GUEST, Metadata, Shown};
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_128};
 
 use crate::context::Context;
@@ -190,7 +190,7 @@ impl FoundTag {
     pub(crate) fn read_in(cx: &Context, folder: &dyn Dir, name: &EntryName) -> Result<Self> {
         let path = || tag_path(cx, name);
         let corrupt =
-            |reason: &str| TagState::Corrupt(format!("its tag {} {reason}", path().display()));
+            |reason: &str| TagState::Corrupt(format!("its tag {} {reason}", Shown(&path())));
         let no_file = |kind| match kind {
             // Everything else is replaced by a refresh.
             FileKind::Directory => Err(Error::not_a_file(

@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use cachelock_platform::Quoted;
+use cachelock_platform::{Quoted, cut};
 
 use crate::error::{Error, Result};
 use crate::key::Key;
@@ -108,7 +108,7 @@ impl Record {
 
 /// Whether a validator's key is read back as it is written.
 fn is_validator(key: &str) -> bool {
-    !key.is_empty() && !key.contains('=')
+    !key.is_empty() && cut(key, b'=').is_none()
 }
 
 /// Refuses validators that a tag cannot hold; `path` is the entry's.
@@ -200,7 +200,7 @@ impl<'a> Draft<'a> {
             "checked_ms" => self.checked_ms = text::number(key, value)?,
             "took_ms" => self.took_ms = Some(text::number(key, value)?),
             "validator" => {
-                let (key, value) = value.split_once('=').ok_or("a validator has no value")?;
+                let (key, value) = cut(value, b'=').ok_or("a validator has no value")?;
                 let key = text::unescape(key)?;
                 if !is_validator(&key) {
                     return Err(format!("it has a validator {}", Quoted(&key)));

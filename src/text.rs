@@ -12,7 +12,7 @@
 
 use std::fmt::Write;
 
-use cachelock_platform::Quoted;
+use cachelock_platform::{Quoted, cut};
 use xxhash_rust::xxh3::xxh3_64;
 
 const CHECK: &str = "check ";
@@ -54,13 +54,6 @@ impl Writer {
 
 /// Reads a document whose check has been verified.
 pub(crate) struct Lines<'a>(&'a str);
-
-/// What stands before the first such byte, which is ASCII, and what follows it. By bytes: that is quicker than to search for a
-/// character in what is as short as this.
-fn cut(text: &str, at: u8) -> Option<(&str, &str)> {
-    let at = text.bytes().position(|byte| byte == at)?;
-    Some((text.get(..at)?, text.get(at + 1..)?))
-}
 
 /// The first line, without its end, and what follows.
 fn first_line(text: &str) -> (&str, &str) {

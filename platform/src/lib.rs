@@ -44,6 +44,7 @@ pub mod input;
 pub mod memory;
 pub mod process;
 mod said;
+mod text;
 
 cfg_if::cfg_if! {
     if #[cfg(unix)] {
@@ -70,7 +71,8 @@ pub use bytes::Filling;
 /// has. What is built for those can be left out then.
 pub const GUEST: bool = cfg!(all(target_os = "wasi", target_env = "p2"));
 
-pub use said::{Escaped, Quoted, Reason, failure};
+pub use said::{Escaped, Quoted, Reason, Shown, failure};
+pub use text::{cut, parts, prefixes};
 
 /// Whether [`File::set_mode`] does anything on this target: where it does not, a file keeps the access that it was created
 /// with.

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::{self, Write};
 use std::io;
+use std::path::Path;
 
 use crate::GUEST;
 
@@ -71,6 +72,28 @@ impl fmt::Display for Escaped<'_> {
             '\'' => f.write_char(character),
             _ => character.escape_debug().fmt(f),
         })
+    }
+}
+
+/// A path as people read it, with a U+FFFD for what is no text. As [`Path::display`], which can pad it, too: 1 KB of a guest.
+///
+/// ```
+/// use cachelock_platform::Shown;
+///
+/// assert_eq!(Shown("a/b".as_ref()).to_string(), "a/b");
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct Shown<'a>(pub &'a Path);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for chunk in self.0.as_os_str().as_encoded_bytes().utf8_chunks() {
+            f.write_str(chunk.valid())?;
+            if !chunk.invalid().is_empty() {
+                f.write_char(char::REPLACEMENT_CHARACTER)?;
+            }
+        }
+        Ok(())
     }
 }
 

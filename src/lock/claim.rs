@@ -7,7 +7,7 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use cachelock_platform::{FileId, GUEST};
+use cachelock_platform::{FileId, GUEST, cut};
 
 use crate::text::{self, Lines, Writer};
 use crate::time;
@@ -154,9 +154,7 @@ fn plain_host(host: &str) -> String {
 }
 
 fn gate_id(value: &str) -> Result<FileId, String> {
-    let (device, inode) = value
-        .split_once(':')
-        .ok_or("its gate is not a device and an inode")?;
+    let (device, inode) = cut(value, b':').ok_or("its gate is not a device and an inode")?;
     Ok(FileId {
         device: text::number("gate", device)?,
         inode: text::number("gate", inode)?,

@@ -109,7 +109,7 @@ impl Hold {
     pub(crate) fn is_current(&self) -> Result<bool> {
         let cx = &self.cx;
         let there = found(cx.platform.dir_id(&cx.path))
-            .map_err(|error| dir_error("look at", cx.path.clone(), error))?;
+            .map_err(|error| dir_error("look at", &cx.path, error))?;
         if there != Some(self.root.id()) {
             return Ok(false);
         }

@@ -14,7 +14,7 @@ use wasi::filesystem::types::{Descriptor, DescriptorFlags, OpenFlags, PathFlags}
 
 use super::dir::{WasiDir, look_for_directory};
 use super::error;
-use crate::failure;
+use crate::{Shown, failure, parts, prefixes};
 
 /// A directory that the host has opened for this instance.
 struct Preopen {
@@ -39,7 +39,7 @@ fn preopens() -> &'static [Preopen] {
 /// `path` without its root and without `.`: what is compared.
 fn segments(path: &str) -> String {
     let mut segments = String::new();
-    for segment in path.split('/') {
+    for segment in parts(path, b'/') {
         if !matches!(segment, "" | ".") {
             if !segments.is_empty() {
                 segments.push('/');
@@ -53,7 +53,7 @@ fn segments(path: &str) -> String {
 /// A path as WASI takes it.
 fn text(path: &Path) -> io::Result<&str> {
     path.to_str().ok_or_else(|| {
-        let reason = format!("{} is not UTF-8, as paths of WASI are", path.display());
+        let reason = format!("{} is not UTF-8, as paths of WASI are", Shown(path));
         failure(io::ErrorKind::InvalidInput, reason)
     })
 }
@@ -91,14 +91,15 @@ fn find(path: &str) -> io::Result<(&'static Descriptor, String)> {
 }
 
 fn not_granted() -> io::Error {
-    let granted: Vec<_> = preopens()
-        .iter()
-        .map(|preopen| format!("/{}", preopen.name))
-        .collect();
-    let granted = match granted.is_empty() {
-        true => "none".to_owned(),
-        false => granted.join(", "),
-    };
+    let mut granted = String::new();
+    for Preopen { name, .. } in preopens() {
+        let before = if granted.is_empty() { "/" } else { ", /" };
+        granted.push_str(before);
+        granted.push_str(name);
+    }
+    if granted.is_empty() {
+        granted.push_str("none");
+    }
     failure(
         io::ErrorKind::PermissionDenied,
         format!(
@@ -159,6 +160,5 @@ pub(super) fn sync_parents(path: &Path) {
 
 /// The directories on the way to `path`, from the top, and itself.
 fn with_parents(path: &str) -> impl Iterator<Item = &str> {
-    let ends = path.match_indices('/').map(|(end, _)| end);
-    ends.chain([path.len()]).filter_map(|end| path.get(..end))
+    prefixes(path, b'/').chain([path])
 }
