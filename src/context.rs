@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cachelock_platform::{FileId, Platform};
+use cachelock_platform::{FileId, GUEST, Platform};
 
 use crate::builder::{Durability, Locking};
 use crate::cancel::CancelToken;
@@ -31,8 +31,9 @@ pub(crate) struct Options {
     pub(crate) mutation: Option<Mutation>,
 }
 
-/// Whether anybody can listen. What is made up for an event alone is not made up otherwise.
-pub(crate) const TELLS: bool = !cfg!(feature = "silent");
+/// Whether anybody can listen. What is made up for an event alone is not made up otherwise. A native always can: cargo gives it
+/// the feature as well where it builds both.
+pub(crate) const TELLS: bool = !(GUEST && cfg!(feature = "silent"));
 
 pub(crate) struct Context {
     pub(crate) platform: Arc<dyn Platform>,

@@ -66,7 +66,7 @@ const NATIVE: Target = Target {
         Step::Tidy,
         Step::Cargo(natives!("test", ""), &[]),
         // Each deliberate defect must be noticed by a test, and a recorder must be told everything.
-        Step::Cargo("test -p cachelock --features mutations,metrics", &[]),
+        Step::Cargo("test -p cachelock --all-features", &[]),
         Step::Cargo(
             natives!("doc", " --no-deps"),
             &[("RUSTDOCFLAGS", "-Dwarnings")],
