@@ -60,7 +60,7 @@ use wasmtime::component::{HasSelf, Linker, ResourceTable};
 pub struct Limits {
     /// The longest wait for a lock; whoever asks for more waits this long. 10 s by default.
     pub timeout: Duration,
-    /// The longest lease; whoever asks for more gets this one. 5 s by default.
+    /// The longest lease; whoever asks for more gets this one, and whoever asks for none at most 5 s. 5 s by default.
     pub lease: Duration,
     /// The longest payload in bytes: 64 MiB by default. Reading has no limit; it takes constant memory.
     pub payload_len: u64,
@@ -70,11 +70,14 @@ pub struct Limits {
     pub open_resources: usize,
 }
 
+/// The lease of whoever asks for none, which is the library's default.
+const LEASE: Duration = Duration::from_secs(5);
+
 impl Default for Limits {
     fn default() -> Self {
         Limits {
             timeout: Duration::from_secs(10),
-            lease: Duration::from_secs(5),
+            lease: LEASE,
             payload_len: 64 * 1024 * 1024,
             open_refreshes: 16,
             open_resources: 256,
@@ -113,14 +116,17 @@ impl Caches {
         }
     }
 
-    /// Lets the guest open the cache in the directory `dir` as `name`. It is created when it is first refreshed.
+    /// Lets the guest open the cache in the directory `dir` as `name`. It is created when it is first refreshed. A relative
+    /// `dir` is one of the directory that is the current one now.
     #[must_use]
     pub fn grant(mut self, name: impl Into<String>, dir: impl Into<PathBuf>) -> Self {
         let name = name.into();
         let dir = dir.into();
+        // As errors have it: absolute, without `.` and doubled separators.
+        let dir = std::path::absolute(&dir).unwrap_or(dir);
         let grant = Grant {
             name: name.clone(),
-            dir,
+            dir: dir.components().collect(),
         };
         self.grants.insert(name, Arc::new(grant));
         self

@@ -11,7 +11,7 @@ use wasmtime::component::Resource;
 
 use crate::bindings::cachelock::cache::store as wit;
 use crate::convert::{self, Failure};
-use crate::{Caches, Grant};
+use crate::{Caches, Grant, LEASE};
 
 /// The most that one `read` of a snapshot returns.
 const PIECE_MAX: u32 = 1024 * 1024;
@@ -117,7 +117,7 @@ impl wit::HostCache for Caches {
             Timeout::After(timeout) => timeout.min(limits.timeout).into(),
             Timeout::Infinite => limits.timeout.into(),
         };
-        let lease = options.lease.map_or(limits.lease, convert::millis);
+        let lease = options.lease.map_or(LEASE, convert::millis);
         let cache = Cache::builder(&grant.dir)
             .timeout(timeout)
             .lease(lease.min(limits.lease))

@@ -5,7 +5,7 @@ mod support;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
@@ -187,11 +187,36 @@ fn a_guest_reaches_only_what_was_granted_by_its_exact_name() {
         1,
         "nothing was made outside"
     );
-    let host_path = dir.path().display().to_string();
+    assert_tells_no_path(&guest, dir.path());
+}
+
+#[track_caller]
+fn assert_tells_no_path(guest: &Guest, dir: &Path) {
+    let host_path = dir.display().to_string();
     for line in &guest.lines {
         assert!(
             !line.contains(&host_path),
             "{line:?} tells a path of the host"
+        );
+    }
+}
+
+#[test]
+fn errors_name_the_grant_however_its_directory_was_spelled() {
+    let dir = scratch();
+    let cache = dir.path().join("cache");
+    fs::create_dir_all(cache.join("entry")).expect("created");
+    let here = std::env::current_dir().expect("there is one");
+    let up: PathBuf = here.components().skip(1).map(|_| "..").collect();
+    let relative = up.join(cache.strip_prefix("/").expect("absolute"));
+    for spelled in [relative, dir.path().join(".//cache/"), cache.clone()] {
+        let guest = run(&spelled, Limits::default(), "open=c read=entry");
+        assert_lines(&guest, &["ok", "NotAFile"]);
+        assert_tells_no_path(&guest, dir.path());
+        let said = guest.lines.last().expect("an error");
+        assert!(
+            said.contains("c/entry is a directory"),
+            "{spelled:?}: {said}"
         );
     }
 }
