@@ -99,6 +99,7 @@ impl Stage {
             if self.buffer.is_empty() && now.len() == PIECE {
                 self.write_through(now)?;
             } else {
+                self.beat_if_due()?;
                 self.buffer.extend_from_slice(now);
                 if self.buffer.len() == PIECE {
                     self.flush()?;
@@ -124,12 +125,18 @@ impl Stage {
         flushed
     }
 
+    /// Where nothing else beats the lease, writes do.
+    fn beat_if_due(&self) -> Result<()> {
+        match self.hold.must_beat() {
+            true => self.hold.lease.keep_alive(),
+            false => Ok(()),
+        }
+    }
+
     fn write_through(&mut self, bytes: &[u8]) -> Result<()> {
         self.hold.check_known()?;
+        self.beat_if_due()?;
         let lease = &self.hold.lease;
-        if self.hold.must_beat() {
-            lease.keep_alive()?;
-        }
         let Some(file) = &self.file else {
             return Err(self.fail(
                 "write",

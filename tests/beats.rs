@@ -266,7 +266,7 @@ fn a_beat_that_stops_half_way_is_made_good_before_anybody_loses_patience() {
 /// A guest beats when it writes and when it publishes. That its beat fails is no reason to lose a byte.
 #[test]
 fn a_failed_beat_cuts_no_payload_short() {
-    // A small one stays in the buffer until it is published.
+    // A small one stays in the buffer until it is published, and its writes beat all the same.
     for (words, pieces) in [
         (3_u32, 1),
         (3, 2),
@@ -308,6 +308,21 @@ fn a_failed_beat_cuts_no_payload_short() {
             );
         }
     }
+}
+
+/// Also where they only gather: whoever writes a little now and then must not have to know how much that is.
+#[test]
+fn small_writes_keep_a_guests_lease() {
+    let scene = Scene::new(true);
+    let held = scene.holds(LEASE, |own, mut refresh| {
+        for byte in 0..16 {
+            sleep(own, LEASE / 4);
+            refresh.write_all(&[byte]).expect("it stays in the buffer");
+        }
+        Ok(refresh.publish()?)
+    });
+    let ended = scene.end(held);
+    scene.assert_kept(ended, "it wrote a byte four times in each lease");
 }
 
 /// Refuses to start the thread that beats, so many times.
