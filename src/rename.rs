@@ -63,7 +63,6 @@ pub(crate) fn rename(
         };
         let error = match renamed {
             Ok(leaves_old) => {
-                stage.renamed();
                 // Before anything else is published: by its names a guest tells whether it was replaced. What cannot be removed
                 // is removed by the next holder.
                 match leaves_old.then(|| from.unlink(stage.name())) {
@@ -71,10 +70,12 @@ pub(crate) fn rename(
                         // Somebody has put it there just now, and wants it back.
                         from.displace(stage.name(), &*folder, to)
                             .map_err(|error| Error::io("put back", &*path, error))?;
-                        let _ = from.unlink(stage.name());
                         error
                     }
-                    _ => return Ok(()),
+                    _ => {
+                        stage.renamed();
+                        return Ok(());
+                    }
                 }
             }
             Err(error) => error,

@@ -78,7 +78,10 @@ fn a_directory_that_takes_the_name_at_the_last_moment_is_told() {
         let (world, process, _) = published();
         let cache = builder(&process).durability(durability).open();
         let cache = cache.expect("good settings");
-        let task = world.spawn(&process, "main", move || publish(&cache, b"new"));
+        let task = world.spawn(&process, "main", move || {
+            let refresh = begin(&cache, b"new").expect("nobody is in the way");
+            refresh.publish()
+        });
         let mut renames = 0;
         world.run_to(&task, move |call| {
             renames += usize::from(call.renames_to("entry"));
@@ -86,11 +89,16 @@ fn a_directory_that_takes_the_name_at_the_last_moment_is_told() {
         });
         world.remove(place);
         world.plant_dir(&format!("{place}/kept"));
-        let error = world.finish(task).expect_err("a directory is no file");
+        let failed = world.finish(task).expect_err("a directory is no file");
+        let error = &failed.error;
         assert_eq!(error.kind(), kind, "{place}: {error}");
         assert_eq!(error.path(), Some(place.as_ref()), "{place}: {error}");
-        assert_eq!(residue(&world), [""; 0], "{place}");
         assert_eq!(world.list(place), ["kept"], "{place}");
+        world.remove(place);
+        let refresh = failed.refresh.expect("it can be published as it is");
+        let task = world.spawn(&process, "main", move || refresh.publish());
+        world.finish(task).expect("nothing is in the way any more");
+        assert_eq!(residue(&world), [""; 0], "{place}");
     }
 }
 
