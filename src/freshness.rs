@@ -320,6 +320,7 @@ impl Entry {
         let error = match produce(&mut refresh) {
             Ok(answer) => match self.finish(refresh, answer.into()) {
                 Ok(snapshot) => return Ok(snapshot),
+                Err(error) if error.is_cancelled() => return Err(error.into()),
                 Err(error) => GetError::Cache(error),
             },
             Err(error) => {
