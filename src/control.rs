@@ -378,7 +378,7 @@ pub(crate) fn open_or_create_dir(
 
 pub(crate) fn dir_error(action: &'static str, path: &Path, error: io::Error) -> Error {
     if error.kind() == io::ErrorKind::NotADirectory {
-        return Error::not_a_file(path, "should be a directory and is something else");
+        return Error::not_a_file(path, "is no directory, or is below something that is none");
     }
     Error::io(action, path, error)
 }

@@ -41,7 +41,13 @@ impl Root {
     }
 
     fn create(cx: &Context) -> Result<Arc<Self>> {
-        let create = |error| dir_error("create", &cx.path, error);
+        let create = |error: io::Error| match error.kind() {
+            // Nothing was found there.
+            io::ErrorKind::AlreadyExists => {
+                Error::not_a_file(&cx.path, "is a link that leads nowhere")
+            }
+            _ => dir_error("create", &cx.path, error),
+        };
         cx.platform.create_dir_all(&cx.path).map_err(create)?;
         let dir = cx
             .platform

@@ -17,7 +17,7 @@ use crate::lock::Holder;
 
 /// How long a caller is willing to wait for the lock, renames that somebody's open file delays included.
 ///
-/// Parses from `0`, a number of seconds, a number with a unit (`ms`, `s`, `m`, `h`, `d`), or `infinite`:
+/// Parses from `0`, a number of seconds, a number with a unit (as [`parse_duration`] takes it), or `infinite`:
 ///
 /// ```
 /// use cachelock::Timeout;
@@ -82,15 +82,18 @@ impl fmt::Display for Timeout {
 
 /// A text that is no [`Timeout`] or no duration.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ParseDurationError(String);
+pub struct ParseDurationError {
+    text: String,
+    is_too_long: bool,
+}
 
 impl fmt::Display for ParseDurationError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:?} is not a duration such as `10`, `1.5s`, `250ms`, `10m`, `1h` or `7d`",
-            self.0
-        )
+        let wrong = match self.is_too_long {
+            true => "is more than 100 years",
+            false => "is not a duration such as `10`, `1.5s`, `250ms`, `10m`, `1h` or `7d`",
+        };
+        write!(f, "{:?} {wrong}", self.text)
     }
 }
 
@@ -107,13 +110,17 @@ impl FromStr for Timeout {
     }
 }
 
-/// A duration as the program and its configuration take it: a bare number is seconds; units are `ms`, `s`, `m`, `h`, `d`
-/// and `w`. Fractions are allowed, signs and exponents are not.
+/// A duration as the program and its configuration take it: a bare number is seconds; units are `ms`, `s`, `m` or `min`, `h`,
+/// `d` and `w`. Fractions are allowed, signs and exponents are not.
 ///
 /// # Errors
 /// A text that is no duration, or one of more than 100 years.
 pub fn parse_duration(text: &str) -> Result<Duration, ParseDurationError> {
-    let error = || ParseDurationError(text.into());
+    let wrong = |is_too_long| ParseDurationError {
+        text: text.into(),
+        is_too_long,
+    };
+    let error = || wrong(false);
     let trimmed = text.trim();
     let split = trimmed
         .find(|c: char| !(c.is_ascii_digit() || c == '.'))
@@ -131,7 +138,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, ParseDurationError> {
     let number: f64 = number.parse().map_err(|_| error())?;
     let seconds = number * seconds_per_unit;
     if seconds > 100.0 * 366.0 * 86_400.0 {
-        return Err(error());
+        return Err(wrong(true));
     }
     // Rounded to what the unit can mean, so that 0.1 s is 100 ms and not a nanosecond less.
     Ok(Duration::from_micros((seconds * 1e6).round() as u64))
