@@ -8,7 +8,7 @@ use std::time::Duration;
 use cachelock_platform::Monotonic;
 
 use crate::cache::Entry;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::freshness::Produced;
 use crate::lock::Hold;
 use crate::published::{PublishError, Published};
@@ -128,6 +128,23 @@ impl Refresh {
     /// [`LengthMismatch`](crate::ErrorKind::LengthMismatch) and leaves the old entry.
     pub fn expect_len(&mut self, len: u64) {
         self.expected_len = Some(len);
+    }
+
+    /// Whether what was written can still have the length that was announced: for whoever copies from a source that may have
+    /// no end. A publish looks, too.
+    ///
+    /// # Errors
+    /// [`LengthMismatch`](crate::ErrorKind::LengthMismatch) if it is longer already.
+    pub fn check_len(&self) -> Result<()> {
+        let written = self.stage.len();
+        match self.expected_len.filter(|expected| written > *expected) {
+            Some(expected) => Err(Error::length_mismatch(
+                &self.entry.path(),
+                expected,
+                written,
+            )),
+            None => Ok(()),
+        }
     }
 
     /// Keeps small facts about the payload for the producer's next run, which finds them in [`Refresh::previous`]. At most 8 KiB and 64 keys.

@@ -198,7 +198,7 @@ pub(crate) struct Locks {
     #[arg(long, value_name = "HOW", value_parser = one_of::<Locking>(WAYS_OF_LOCKING))]
     locking: Option<Locking>,
     /// How long a holder may stand still before others take over [default: 5s]
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = config::parse_lease)]
     lease: Option<Duration>,
 }
 

@@ -55,7 +55,9 @@ impl Work for Refresh {
 
     fn take(&mut self, piece: &[u8]) -> Result<(), Failure> {
         self.write_all(piece)
-            .map_err(|error| Failure::io("write the payload", error))
+            .map_err(|error| Failure::io("write the payload", error))?;
+        // What is too long already need not be waited for.
+        Ok(self.check_len()?)
     }
 }
 

@@ -124,7 +124,7 @@ impl Run<'_> {
             );
             report::warning(settings, &message);
         }
-        let cache = Cache::builder(dir)
+        Ok(Cache::builder(dir)
             .timeout(settings.timeout.value)
             .locking(settings.locking.value)
             .lease(settings.lease.value)
@@ -133,14 +133,7 @@ impl Run<'_> {
             .cancel(self.control.cancel_token())
             // A command that only reads ends with what this would say.
             .observer(Feedback::new(settings, self.control, writes))
-            .open();
-        cache.map_err(|error| match error.kind() {
-            // The lease is the one setting with limits.
-            ErrorKind::Limit => {
-                Failure::Usage(format!("{error} ({})", settings.lease.source.phrase()))
-            }
-            _ => error.into(),
-        })
+            .open()?)
     }
 
     fn entry(&self, place: &Place, access: Access) -> Result<Entry, Failure> {
@@ -174,6 +167,8 @@ impl Run<'_> {
         let policy = args.policy();
         let begun = entry.begin(&policy).map_err(|error| self.waited(error))?;
         let stream = match begun {
+            // Overtaken before anything was produced: that says more than what was there before.
+            Begun::Stale(_, Some(error)) if error.is_lease_lost() => return Err(error.into()),
             Begun::Fresh(stream) | Begun::Stale(stream, _) => stream,
             Begun::Absent => return Err(Failure::Absent(entry.path())),
             Begun::Refresh(refresh) => match self.produce(refresh, &args.producer) {
@@ -294,8 +289,8 @@ impl Run<'_> {
             report::json(&line)?;
         } else if !self.settings.quiet() {
             match holder {
-                Some(holder) => report::line(&format!("removed {holder} from the lock of {path}"))?,
-                None => report::line(&format!("nobody held the lock of {path}"))?,
+                Some(holder) => report::said(&format!("removed {holder} from the lock of {path}"))?,
+                None => report::said(&format!("nobody held the lock of {path}"))?,
             }
         }
         Ok(exit::OK)

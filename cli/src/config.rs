@@ -23,8 +23,10 @@ pub(crate) const FILE_VARIABLE: &str = "CACHELOCK_CONFIG";
 /// Where the file is in the user's configuration directory.
 const USUAL_FILE: &str = "cachelock/config.toml";
 
-/// The default lease, which is the library's.
+/// The default lease, and the shortest and the longest one, which are the library's.
 const LEASE: Duration = Duration::from_secs(5);
+const LEASE_MIN: Duration = Duration::from_millis(100);
+const LEASE_MAX: Duration = Duration::from_secs(600);
 
 /// How a setting is called.
 #[derive(Debug)]
@@ -281,9 +283,10 @@ impl Value for Timeout {
     }
 }
 
+/// A lease: no other setting is a duration.
 impl Value for Duration {
     fn from_text(text: &str) -> Result<Self, String> {
-        parse_duration(text).map_err(|error| error.to_string())
+        parse_lease(text)
     }
 
     fn from_raw(raw: &Raw) -> Result<Self, String> {
@@ -318,6 +321,15 @@ impl Value for bool {
 
     fn from_raw(raw: &Raw) -> Result<Self, String> {
         raw.boolean()
+    }
+}
+
+/// A duration that may be a lease, as flags, the environment and the file take it.
+pub(crate) fn parse_lease(text: &str) -> Result<Duration, String> {
+    let lease = parse_duration(text).map_err(|error| error.to_string())?;
+    match (LEASE_MIN..=LEASE_MAX).contains(&lease) {
+        true => Ok(lease),
+        false => Err(format!("{text:?} is not between 100ms and 10m")),
     }
 }
 

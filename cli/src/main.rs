@@ -27,9 +27,9 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(error) => return refused(&error),
     };
-    start_tracing(args.tracing());
     let control = Control::new();
-    let code = match commands::run(&args, &control) {
+    let run = start_tracing(args.tracing()).and_then(|()| commands::run(&args, &control));
+    let code = match run {
         Ok(code) => code,
         Err(failure) => {
             report::failure(&failure, config::json(args.output.json), &control);
@@ -46,10 +46,16 @@ fn refused(error: &clap::Error) -> ExitCode {
         report::json_failure(&failure);
         return ExitCode::from(failure.code());
     }
-    // Nobody is left to tell if this fails.
-    let _ = error.print();
+    let printed = error.print();
     match error.kind() {
-        ClapError::DisplayHelp | ClapError::DisplayVersion => ExitCode::SUCCESS,
+        ClapError::DisplayHelp | ClapError::DisplayVersion => match report::heard(printed) {
+            Ok(_) => ExitCode::SUCCESS,
+            Err(failure) => {
+                report::named_line(failure.name(), &failure.to_string());
+                ExitCode::from(failure.code())
+            }
+        },
+        // Nobody is left to tell if that failed.
         _ => ExitCode::from(exit::USAGE),
     }
 }
@@ -69,34 +75,32 @@ fn json_flag() -> Option<bool> {
         .last()
 }
 
-/// `-v`, `-vv`, or the filter in `CACHELOCK_LOG`.
-fn start_tracing(verbose: u8) {
-    use tracing_subscriber::filter::Targets;
+/// A filter for what is said of what happens.
+const LOG_VARIABLE: &str = "CACHELOCK_LOG";
+
+/// `-v`, `-vv`, or that filter.
+fn start_tracing(verbose: u8) -> Result<(), Failure> {
+    use tracing_subscriber::filter::{LevelFilter, Targets};
     use tracing_subscriber::layer::SubscriberExt as _;
     use tracing_subscriber::util::SubscriberInitExt as _;
 
-    let filter = match (std::env::var("CACHELOCK_LOG"), verbose) {
-        // Set to nothing counts as not set, as everywhere.
-        (Ok(filter), _) if !filter.is_empty() => filter,
-        (_, 0) => return,
-        (_, 1) => "cachelock=debug".to_owned(),
-        (_, _) => "trace".to_owned(),
-    };
-    let targets: Targets = match filter.parse() {
-        Ok(targets) => targets,
-        Err(error) => {
-            eprintln!("cachelock: no tracing: CACHELOCK_LOG: {error}");
-            return;
-        }
+    // Set to nothing counts as not set, as everywhere.
+    let variable = std::env::var_os(LOG_VARIABLE).filter(|filter| !filter.is_empty());
+    let targets: Targets = match (variable, verbose) {
+        (Some(filter), _) => filter
+            .to_string_lossy()
+            .parse()
+            .map_err(|error| Failure::Usage(format!("{LOG_VARIABLE}={filter:?}: {error}")))?,
+        (None, 0) => return Ok(()),
+        (None, 1) => Targets::new().with_target("cachelock", LevelFilter::DEBUG),
+        (None, _) => Targets::new().with_default(LevelFilter::TRACE),
     };
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
+        .with_ansi(console::colors_enabled_stderr());
     let started = tracing_subscriber::registry()
         .with(lines)
         .with(targets)
         .try_init();
-    if let Err(error) = started {
-        eprintln!("cachelock: no tracing: {error}");
-    }
+    started.map_err(|error| Failure::Usage(format!("cannot say what happens: {error}")))
 }

@@ -17,7 +17,7 @@ use std::io::IsTerminal as _;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-use cachelock::platform::{self, process};
+use cachelock::platform::{self, process, standard};
 use cachelock::{ErrorKind, Produced, Published, Refresh, Validators};
 
 use crate::args::Producer;
@@ -120,7 +120,11 @@ fn from_command(
             ErrorKind::Limit => {
                 Failure::Validators(format!("has more than {VALIDATORS_MAX} bytes"))
             }
-            ErrorKind::NotAFile => Failure::Validators("is no ordinary file any more".to_owned()),
+            ErrorKind::NotAFile => {
+                // A directory would stay, and be in the way of everybody.
+                let _ = std::fs::remove_dir(scratch.path());
+                Failure::Validators("is no ordinary file any more".to_owned())
+            }
             _ => error.into(),
         })?;
     parse(&left, validators)?;
@@ -167,7 +171,8 @@ fn parse(bytes: &[u8], validators: &mut Validators) -> Result<(), Failure> {
 fn from_input(refresh: &mut Refresh, control: &Control) -> Result<(), Failure> {
     let (bell, messages) = mpsc::channel();
     control.wake(bell.clone());
-    let Ok(pieces) = input::read_in_background(std::io::stdin(), bell) else {
+    let source = standard::input().map_err(|error| Failure::Io("read standard input", error))?;
+    let Ok(pieces) = input::read_in_background(source, bell) else {
         return from_input_here(refresh);
     };
     let mut checks = Checks::new();

@@ -4,6 +4,7 @@ use std::io::{self, Read, Write as _};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use cachelock::platform::standard;
 use cachelock::{ErrorKind, Holder};
 use serde_json::{Value, json};
 
@@ -101,6 +102,11 @@ pub(crate) fn line(text: &str) -> Result<(), Failure> {
     bytes(format!("{text}\n").as_bytes())
 }
 
+/// A line on standard output that only people read.
+pub(crate) fn said(text: &str) -> Result<(), Failure> {
+    line(&printable(text))
+}
+
 /// `value` on a line of standard output.
 pub(crate) fn json(value: &Value) -> Result<(), Failure> {
     line(&json_line(value))
@@ -113,15 +119,19 @@ pub(crate) fn path(path: &Path) -> Result<(), Failure> {
     bytes(&text)
 }
 
+fn output() -> Result<impl io::Write, Failure> {
+    standard::output().map_err(|error| Failure::Io("write to standard output", error))
+}
+
 /// Anything on standard output.
 pub(crate) fn bytes(bytes: &[u8]) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
+    let mut out = output()?;
     heard(out.write_all(bytes).and_then(|()| out.flush())).map(drop)
 }
 
 /// The payload on standard output, with constant memory.
 pub(crate) fn payload(mut source: impl Read) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
+    let mut out = output()?;
     let mut piece = vec![0; PIECE];
     loop {
         let read = match source.read(&mut piece) {
@@ -138,7 +148,7 @@ pub(crate) fn payload(mut source: impl Read) -> Result<(), Failure> {
 }
 
 /// `false` if nobody reads any more, which is no error: `head` has seen enough.
-fn heard(written: io::Result<()>) -> Result<bool, Failure> {
+pub(crate) fn heard(written: io::Result<()>) -> Result<bool, Failure> {
     match written {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),

@@ -147,7 +147,12 @@ fn mistakes_in_the_configuration_are_2_and_change_nothing() {
     assert_eq!(error["path"], file.display().to_string());
 
     // Below a flag, too: nothing that is wrong passes unseen.
-    for (name, value) in [("CACHELOCK_LEASE", "long"), ("CACHELOCK_JSON", "maybe")] {
+    for (name, value) in [
+        ("CACHELOCK_LEASE", "long"),
+        ("CACHELOCK_LEASE", "99ms"),
+        ("CACHELOCK_LEASE", "11m"),
+        ("CACHELOCK_JSON", "maybe"),
+    ] {
         let mut command = place.command(&["get", "FILE", "--lease", "3s", "--", "touch", "ran"]);
         let out = run({
             command.env(name, value);
@@ -165,8 +170,11 @@ fn a_lease_out_of_bounds_says_where_it_was_set() {
     let (place, file) = configured("\nlease = '1ms'\n");
     let out = run(at_home(&place, &["read", "FILE"]));
     assert_eq!(code(&out), 2);
-    let from = format!("(from {}, line 2) [usage]\n", file.display());
-    assert!(stderr(&out).ends_with(&from), "{}", stderr(&out));
+    let from = format!(
+        "{}, line 2: `lease`: \"1ms\" is not between",
+        file.display()
+    );
+    assert!(stderr(&out).contains(&from), "{}", stderr(&out));
 }
 
 #[test]

@@ -44,6 +44,7 @@ pub mod input;
 pub mod memory;
 pub mod process;
 mod said;
+pub mod standard;
 mod text;
 
 cfg_if::cfg_if! {

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use clap::{Command, CommandFactory as _};
+use clap::{ArgAction, Command, CommandFactory as _};
 pub(crate) use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
@@ -12,12 +12,30 @@ use crate::exit::{self, Failure};
 use crate::report;
 
 pub(super) fn completions(shell: &Shell) -> Result<u8, Failure> {
-    let mut command = Args::command();
+    let mut command = with_flags(Args::command());
     let name = command.get_name().to_owned();
     let mut script = Vec::new();
     clap_complete::generate(*shell, &mut command, name, &mut script);
     report::bytes(&script)?;
     Ok(exit::OK)
+}
+
+/// An option that is good without a value is completed as a flag: the scripts would have the next word be its value.
+fn with_flags(command: Command) -> Command {
+    let command = command.mut_args(|arg| match arg.is_require_equals_set() {
+        true => arg
+            .num_args(0)
+            .require_equals(false)
+            .action(ArgAction::SetTrue),
+        false => arg,
+    });
+    let names: Vec<_> = command
+        .get_subcommands()
+        .map(|sub| sub.get_name().to_owned())
+        .collect();
+    names.into_iter().fold(command, |command, name| {
+        command.mut_subcommand(name, with_flags)
+    })
 }
 
 pub(super) fn page() -> Result<u8, Failure> {

@@ -98,9 +98,11 @@ fn plain(text: &str) -> Result<Option<Plain<'_>>, ()> {
     let mut is_good = !twice;
     for (key, (value, _)) in &values {
         is_good &= match (*key, value) {
-            ("lock_timeout" | "lease", Value::Text(text) | Value::Number(text)) => {
-                duration(text)?.is_some() && (*key != "lease" || *text != "infinite")
-            }
+            ("lock_timeout", Value::Text(text) | Value::Number(text)) => duration(text)?.is_some(),
+            ("lease", Value::Text(text) | Value::Number(text)) => match duration(text)? {
+                Some(Timeout::After(lease)) => (100_000..=600_000_000).contains(&lease.as_micros()),
+                _ => false,
+            },
             ("locking", Value::Text(text)) => ["auto", "lease"].contains(text),
             ("durability", Value::Text(text)) => ["none", "data", "full"].contains(text),
             ("allow_shared" | "quiet", Value::Bool(_)) => true,
