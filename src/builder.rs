@@ -152,7 +152,8 @@ impl CacheBuilder {
         self
     }
 
-    /// Allows a directory that other users may write to, or that belongs to another user. They can then forge entries.
+    /// Allows refreshes in a directory that other users may write to, or that belongs to another user. They can then forge
+    /// entries. Reading is never refused.
     pub fn allow_shared(mut self, allow: bool) -> Self {
         self.options.allow_shared = allow;
         self

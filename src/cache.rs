@@ -82,7 +82,8 @@ impl Cache {
     /// # Errors
     /// [`InvalidName`](crate::ErrorKind::InvalidName) for a name that could leave the directory, or that would not work on
     /// another system: absolute, `..`, empty, with one of `<>:"|?*`, a backslash or control characters, ending in a dot or a
-    /// space, a device name of Windows, `.cachelock`, a segment of more than 255 bytes. [`Cache::entry_for_key`] takes anything.
+    /// space, a device name of Windows, `.cachelock` or what Windows may call it (`CACHEL~1`), a segment of more than 255 bytes,
+    /// more than 1024 bytes in all. [`Cache::entry_for_key`] takes anything.
     pub fn entry(&self, name: &str) -> Result<Entry> {
         Ok(Entry {
             cache: self.clone(),
@@ -254,7 +255,9 @@ impl Entry {
     /// [`Entry::get_or_refresh`].
     ///
     /// # Errors
-    /// As [`Cache::lock`]; [`NotAFile`](crate::ErrorKind::NotAFile) if something else has the entry's name.
+    /// As [`Cache::lock`]; [`NotAFile`](crate::ErrorKind::NotAFile) if something else has the entry's name;
+    /// [`InvalidName`](crate::ErrorKind::InvalidName) if a folder on the way is an entry, a link or a cache of its own;
+    /// [`LeaseLost`](crate::ErrorKind::LeaseLost) if it is overtaken at once.
     pub fn refresh(&self) -> Result<Refresh> {
         let early = match self.cx.mutated(Mutation::StateReadEarly) {
             true => {

@@ -1,7 +1,7 @@
 //! What has happened, added up: counters and histograms that a program reads whenever it likes.
 //!
 //! [`Counters::count`] is called by [`Context::emit`](crate::context::Context::emit) and by nobody else, so counters cannot
-//! disagree with what observers and `tracing` are told. Each event costs a few additions to atomics. A read that finds
+//! disagree with what observers and `tracing` are told, but for what these cause themselves: that is counted alone. Each event costs a few additions to atomics. A read that finds
 //! what it should is no event and costs nothing.
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -333,7 +333,9 @@ impl Entry {
     ///
     /// # Errors
     /// [`Corrupt`](crate::ErrorKind::Corrupt) if the payload is not what its tag says;
-    /// [`NotAFile`](crate::ErrorKind::NotAFile) if something else has the name; what the system says.
+    /// [`NotAFile`](crate::ErrorKind::NotAFile) if something else has the name;
+    /// [`InvalidName`](crate::ErrorKind::InvalidName) if a folder on the way is an entry, a link or a cache of its own; what the
+    /// system says.
     pub fn read(&self) -> Result<Option<Snapshot>> {
         Ok(self
             .of_key(look::<Whole>(self))?

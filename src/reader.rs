@@ -20,7 +20,8 @@ impl Entry {
 }
 
 /// Reads one entry again and again: as long as it has not changed, that costs one stat of the payload and one of the tag,
-/// whatever its size, and returns the same shared bytes.
+/// whatever its size, and returns the same shared bytes. For an entry in folders the way to both is opened again, too; and where
+/// no file can be kept open (in a guest, on old versions of Windows) the tag is read.
 ///
 /// ```
 /// use std::io::Write;

@@ -286,8 +286,8 @@ pub(crate) struct Parts<'a> {
 }
 
 impl Write for Refresh {
-    /// Takes bytes for the stage. After an error the stage is unusable: see [`Refresh::restart`]. Once a publish was tried,
-    /// nothing can be added either, unless that failed with [`LengthMismatch`](crate::ErrorKind::LengthMismatch).
+    /// Takes bytes for the stage. After an error the stage is unusable: see [`Refresh::restart`]. Once a publish has completed
+    /// it, nothing can be added either; one that failed with [`LengthMismatch`](crate::ErrorKind::LengthMismatch) has not.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.add(bytes).map_err(io::Error::from)?;
         Ok(bytes.len())

@@ -10,7 +10,7 @@ Exit codes:
   0 done   1 other   2 usage   65 corrupt   66 missing
   69 no lock to be had   74 I/O   75 timeout   76 lease lost
   77 no permission or read-only   126, 127 COMMAND cannot be started
-  130 SIGINT   143 SIGTERM
+  129 SIGHUP   130 SIGINT   143 SIGTERM
   otherwise COMMAND's own; 128+n if signal n ended it
 
 Durations:

@@ -525,7 +525,8 @@ pub struct Metadata {
 /// What kind of file system a directory is on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileSystem {
-    /// Its name as far as known (`ext4`, `nfs`), else its number in hexadecimal.
+    /// Its name as the system has it (`btrfs`, `nfs`; on Linux ext2 to ext4 are all called `ext`), else its number in
+    /// hexadecimal, or `unknown`.
     pub name: String,
     /// Whether kernel locks are known to exclude everybody who can reach the directory.
     pub kernel_locks: bool,

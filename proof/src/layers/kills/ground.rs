@@ -98,6 +98,33 @@ impl Writer {
         self.child.id()
     }
 
+    /// What each of its threads does, as the kernel tells it: for whoever has to find out why they wait.
+    fn doing(&self) -> String {
+        let process = format!("/proc/{}/task", self.pid());
+        let threads = fs::read_dir(process).into_iter().flatten().flatten();
+        let of_thread = |thread: fs::DirEntry| {
+            let read =
+                |name: &str| fs::read_to_string(thread.path().join(name)).unwrap_or_default();
+            let stat = read("stat");
+            let state = stat
+                .rsplit(") ")
+                .next()
+                .and_then(|rest| rest.chars().next());
+            let calls = read("stack")
+                .lines()
+                .take(4)
+                .collect::<Vec<_>>()
+                .join(" < ");
+            format!(
+                " {} {} [{calls}]",
+                read("comm").trim(),
+                state.unwrap_or('?')
+            )
+        };
+        let threads: String = threads.map(of_thread).collect();
+        format!("{} ({}):{threads}; ", self.number, self.pid())
+    }
+
     pub(super) fn signal(&self, signal: Signal) -> Result<(), Fault> {
         signal_to(self.pid(), signal)
     }
@@ -281,7 +308,11 @@ impl Ground {
                     let text = format!("writer {writer} holds and finds {name}");
                     return Err(FaultKind::Stray.with(text));
                 }
-                _ => return Err(FaultKind::Failed.with(format!("a writer says: {line}"))),
+                _ => {
+                    let doing = self.writers.iter().map(Writer::doing).collect::<String>();
+                    let what = format!("a writer says: {line}; what they all do: {doing}");
+                    return Err(FaultKind::Failed.with(what));
+                }
             }
         }
         self.readers.set_floor(self.floor);
