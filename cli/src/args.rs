@@ -311,11 +311,13 @@ impl Args {
         }
     }
 
-    /// How loud tracing is. For `status` the first `-v` asks for the settings.
-    pub(crate) fn tracing(&self) -> u8 {
+    /// How loud tracing is; `None` where nothing happens and no setting counts. For `status` the first `-v` asks for the
+    /// settings.
+    pub(crate) fn tracing(&self) -> Option<u8> {
         match self.command {
-            Command::Status { .. } => self.output.verbose.saturating_sub(1),
-            _ => self.output.verbose,
+            Command::Status { .. } => Some(self.output.verbose.saturating_sub(1)),
+            Command::Completions { .. } | Command::Man => None,
+            _ => Some(self.output.verbose),
         }
     }
 }

@@ -28,8 +28,8 @@ fn main() -> ExitCode {
         Err(error) => return refused(&error),
     };
     let control = Control::new();
-    let run = start_tracing(args.tracing()).and_then(|()| commands::run(&args, &control));
-    let code = match run {
+    let tracing = args.tracing().map_or(Ok(()), start_tracing);
+    let code = match tracing.and_then(|()| commands::run(&args, &control)) {
         Ok(code) => code,
         Err(failure) => {
             report::failure(&failure, config::json(args.output.json), &control);
