@@ -51,7 +51,7 @@ fn bash_can_read_the_script_and_completes_with_it() {
             "source '{}'
              COMP_WORDS=({words})
              COMP_CWORD=$(( ${{#COMP_WORDS[@]}} - 1 ))
-             _cachelock cachelock \"${{COMP_WORDS[COMP_CWORD]}}\" \"${{COMP_WORDS[COMP_CWORD-1]}}\"
+             _cachelock_line cachelock \"${{COMP_WORDS[COMP_CWORD]}}\" \"${{COMP_WORDS[COMP_CWORD-1]}}\"
              printf '%s ' \"${{COMPREPLY[@]}}\"",
             script.display()
         );
@@ -66,6 +66,9 @@ fn bash_can_read_the_script_and_completes_with_it() {
         ("cachelock get --durability ''", "none data full"),
         ("cachelock lock --locking ''", "auto lease"),
         ("cachelock completions z", "zsh"),
+        ("cachelock --json sta", "status"),
+        ("cachelock lock DIR -- compg", "compgen"),
+        ("cachelock lock DIR -- ls --fr", ""),
     ] {
         assert_eq!(complete(words), expected, "{words}");
     }

@@ -16,9 +16,35 @@ pub(super) fn completions(shell: &Shell) -> Result<u8, Failure> {
     let name = command.get_name().to_owned();
     let mut script = Vec::new();
     clap_complete::generate(*shell, &mut command, name, &mut script);
+    if *shell == Shell::Bash {
+        let text = String::from_utf8_lossy(&script);
+        let text = text.replace("complete -F _cachelock ", "complete -F _cachelock_line ");
+        script = format!("{BASH_LINE}{text}").into_bytes();
+    }
     report::bytes(&script)?;
     Ok(exit::OK)
 }
+
+/// What is made for bash takes the words of COMMAND for its own.
+const BASH_LINE: &str = r#"# What follows `--` is the line of another command.
+_cachelock_line() {
+    local at
+    for ((at = 1; at < COMP_CWORD; at++)); do
+        if [[ "${COMP_WORDS[at]}" == -- ]]; then
+            if declare -F _command_offset >/dev/null; then
+                _command_offset $((at + 1))
+            elif ((COMP_CWORD == at + 1)); then
+                COMPREPLY=($(compgen -c -- "${COMP_WORDS[COMP_CWORD]}"))
+            else
+                COMPREPLY=()
+            fi
+            return
+        fi
+    done
+    _cachelock "$@"
+}
+
+"#;
 
 /// An option that is good without a value is completed as a flag: the scripts would have the next word be its value.
 fn with_flags(command: Command) -> Command {
