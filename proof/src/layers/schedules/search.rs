@@ -229,7 +229,13 @@ pub(super) fn searches(size: Size) -> Vec<Search> {
             add(scene, Kinds::All, Before::Any, most);
         }
         if long {
-            add(old(one, other), Kinds::Freezes, Before::Any, 3);
+            for scene in [
+                old(one, other),
+                missing(one, other),
+                missing(gets(a), gets(b)),
+            ] {
+                add(scene, Kinds::Freezes, Before::Any, 3);
+            }
         }
         let holds = old(actor(a, HOLDS), other);
         add(holds, Kinds::All, Before::Any, fewer);
