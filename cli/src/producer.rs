@@ -171,8 +171,7 @@ fn parse(bytes: &[u8], validators: &mut Validators) -> Result<(), Failure> {
 fn from_input(refresh: &mut Refresh, control: &Control) -> Result<(), Failure> {
     let (bell, messages) = mpsc::channel();
     control.wake(bell.clone());
-    let source = standard::input().map_err(|error| Failure::Io("read standard input", error))?;
-    let Ok(pieces) = input::read_in_background(source, bell) else {
+    let Ok(pieces) = input::read_in_background(standard::Input, bell) else {
         return from_input_here(refresh);
     };
     let mut checks = Checks::new();

@@ -119,19 +119,15 @@ pub(crate) fn path(path: &Path) -> Result<(), Failure> {
     bytes(&text)
 }
 
-fn output() -> Result<impl io::Write, Failure> {
-    standard::output().map_err(|error| Failure::Io("write to standard output", error))
-}
-
 /// Anything on standard output.
 pub(crate) fn bytes(bytes: &[u8]) -> Result<(), Failure> {
-    let mut out = output()?;
+    let mut out = standard::Output;
     heard(out.write_all(bytes).and_then(|()| out.flush())).map(drop)
 }
 
 /// The payload on standard output, with constant memory.
 pub(crate) fn payload(mut source: impl Read) -> Result<(), Failure> {
-    let mut out = output()?;
+    let mut out = standard::Output;
     let mut piece = vec![0; PIECE];
     loop {
         let read = match source.read(&mut piece) {

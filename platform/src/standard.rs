@@ -6,46 +6,46 @@
 
 use std::io::{self, Read, Write};
 
-/// Standard input. Nothing else in the process may read it.
-///
-/// # Errors
-/// No more descriptors can be had.
-pub fn input() -> io::Result<impl Read + Send + 'static> {
-    backend::input()
-}
+/// Standard input, without a buffer. Nothing else in the process may read it.
+#[derive(Debug)]
+pub struct Input;
 
-/// Standard output, without a buffer.
-///
-/// # Errors
-/// No more descriptors can be had.
-pub fn output() -> io::Result<impl Write> {
-    backend::output()
+/// Standard output, without a buffer on unix.
+#[derive(Debug)]
+pub struct Output;
+
+#[cfg(unix)]
+impl Read for Input {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        Ok(rustix::io::read(io::stdin(), buf)?)
+    }
 }
 
 #[cfg(unix)]
-mod backend {
-    use std::fs::File;
-    use std::io;
-    use std::os::fd::AsFd as _;
-
-    pub(super) fn input() -> io::Result<File> {
-        Ok(io::stdin().as_fd().try_clone_to_owned()?.into())
+impl Write for Output {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        Ok(rustix::io::write(io::stdout(), buf)?)
     }
 
-    pub(super) fn output() -> io::Result<File> {
-        Ok(io::stdout().as_fd().try_clone_to_owned()?.into())
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
 #[cfg(not(unix))]
-mod backend {
-    use std::io;
+impl Read for Input {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        io::stdin().read(buf)
+    }
+}
 
-    pub(super) fn input() -> io::Result<io::Stdin> {
-        Ok(io::stdin())
+#[cfg(not(unix))]
+impl Write for Output {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        io::stdout().write(buf)
     }
 
-    pub(super) fn output() -> io::Result<io::Stdout> {
-        Ok(io::stdout())
+    fn flush(&mut self) -> io::Result<()> {
+        io::stdout().flush()
     }
 }

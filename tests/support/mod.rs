@@ -2,7 +2,6 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
-use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,9 +31,7 @@ pub(crate) fn begin(cache: &Cache, bytes: &[u8]) -> Result<Refresh, Error> {
 
 fn begin_at(cache: &Cache, entry: &str, bytes: &[u8]) -> Result<Refresh, Error> {
     let mut refresh = cache.entry(entry)?.refresh()?;
-    refresh
-        .write_all(bytes)
-        .expect("so few bytes stay in the buffer");
+    refresh.add(bytes)?;
     Ok(refresh)
 }
 

@@ -113,7 +113,7 @@ fn publishes(
     let publish = || -> Result<u64, Error> {
         let mut refresh = cache.entry("entry")?.refresh()?;
         if let Some(bytes) = &content {
-            refresh.write_all(bytes).expect("it stays in the buffer");
+            refresh.add(bytes)?;
         }
         held(who, log, || {
             let until = process.monotonic() + hold;
