@@ -5,11 +5,11 @@ mod common;
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::Command;
 
 use serde_json::{Value, json};
 
-use common::{Place, code, json, stderr, stdout, timed_out_after};
+use common::{Place, code, json, run, stderr, stdout, timed_out_after};
 
 /// A place with `text` in the usual configuration file of a user whose home is this place.
 fn configured(text: &str) -> (Place, PathBuf) {
@@ -28,10 +28,6 @@ fn at_home(place: &Place, words: &[&str]) -> Command {
         .env_remove("XDG_CONFIG_HOME")
         .env("HOME", place.dir.path());
     command
-}
-
-fn run(mut command: Command) -> Output {
-    command.output().expect("the program runs")
 }
 
 /// `status --json -v`, read.

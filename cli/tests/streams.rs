@@ -4,10 +4,10 @@
 mod common;
 
 use std::fs::{self, File, OpenOptions};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Place, code, json, stderr, stdout};
+use common::{Place, code, json, run, stderr, stdout};
 
 /// A descriptor that can only be read.
 fn read_only(place: &Place) -> File {
@@ -25,9 +25,17 @@ fn full() -> File {
     opened.expect("Linux has it")
 }
 
+/// With this standard input it fails and says why, and the payload that was there stays.
 #[track_caller]
-fn output(mut command: Command) -> Output {
-    command.output().expect("it runs")
+fn assert_refused(place: &Place, words: &[&str], stdin: File, why: &str) {
+    let mut command = place.command(words);
+    command.stdin(stdin);
+    let out = run(command);
+    assert_eq!(code(&out), 74, "{words:?}: {}", stderr(&out));
+    assert!(stderr(&out).contains(why), "{words:?}: {}", stderr(&out));
+    let payload = fs::read_to_string(place.entry()).expect("it stays");
+    assert_eq!(payload, "payload", "{words:?}");
+    place.assert_clean();
 }
 
 #[test]
@@ -51,14 +59,14 @@ fn what_cannot_be_printed_is_an_error() {
         ] {
             let mut command = place.command(words);
             command.stdout(to);
-            let out = output(command);
+            let out = run(command);
             assert_eq!(code(&out), 74, "{words:?}: {}", stderr(&out));
             assert!(stderr(&out).contains(why), "{words:?}: {}", stderr(&out));
         }
     }
     let mut help = place.command(&["--help"]);
     help.stdout(full());
-    assert_eq!(code(&output(help)), 74);
+    assert_eq!(code(&run(help)), 74);
 }
 
 #[test]
@@ -69,20 +77,7 @@ fn an_input_that_cannot_be_read_is_no_empty_payload() {
         &["refresh", "FILE"][..],
         &["get", "FILE", "--fresh-for", "0"],
     ] {
-        let mut command = place.command(words);
-        command.stdin(write_only(&place));
-        let out = output(command);
-        assert_eq!(code(&out), 74, "{words:?}: {}", stderr(&out));
-        assert!(
-            stderr(&out).contains("read standard input"),
-            "{}",
-            stderr(&out)
-        );
-        assert_eq!(
-            fs::read_to_string(place.entry()).expect("it stays"),
-            "payload"
-        );
-        place.assert_clean();
+        assert_refused(&place, words, write_only(&place), "read standard input");
     }
 }
 
@@ -103,20 +98,8 @@ fn a_payload_that_is_too_long_already_is_not_waited_for() {
             "/dev/zero",
         ],
     ] {
-        let mut command = place.command(words);
-        command.stdin(File::open("/dev/zero").expect("Linux has it"));
-        let out = output(command);
-        assert_eq!(code(&out), 74, "{words:?}: {}", stderr(&out));
-        assert!(
-            stderr(&out).contains("not the expected 100"),
-            "{}",
-            stderr(&out)
-        );
-        assert_eq!(
-            fs::read_to_string(place.entry()).expect("it stays"),
-            "payload"
-        );
-        place.assert_clean();
+        let endless = File::open("/dev/zero").expect("Linux has it");
+        assert_refused(&place, words, endless, "not the expected 100");
     }
     assert!(
         began.elapsed() < Duration::from_secs(20),
@@ -133,14 +116,14 @@ fn a_filter_that_makes_no_sense_is_said_to_whoever_listens() {
         command.env("CACHELOCK_LOG", "a=b=c");
         command
     };
-    let out = output(wrong(&["status", "DIR", "--json", "--quiet"]));
+    let out = run(wrong(&["status", "DIR", "--json", "--quiet"]));
     assert_eq!(code(&out), 2);
     let error = &json(&stderr(&out))["message"];
     let said = error.as_str().unwrap_or_default();
     assert!(said.starts_with("CACHELOCK_LOG=\"a=b=c\": "), "{error}");
     let mut unheard = wrong(&["read", "FILE"]);
     unheard.stdin(Stdio::null()).stderr(full());
-    assert_eq!(code(&output(unheard)), 2, "and no panic");
+    assert_eq!(code(&run(unheard)), 2, "and no panic");
 }
 
 #[test]
@@ -156,7 +139,7 @@ fn no_colors_where_none_are_wanted() {
             ])
             .current_dir(place.beside("."))
             .env(name, value);
-        let out = output(command);
+        let out = run(command);
         let said = stdout(&out);
         assert!(said.contains("lock_acquired"), "{said:?}");
         assert!(!said.contains('\u{1b}'), "{name}: {said:?}");

@@ -161,6 +161,11 @@ fn started<T>(mut start: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     start()
 }
 
+#[track_caller]
+pub(crate) fn run(mut command: Command) -> Output {
+    command.output().expect("the program runs")
+}
+
 pub(crate) fn code(out: &Output) -> i32 {
     out.status.code().unwrap_or(-1)
 }
