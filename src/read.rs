@@ -23,7 +23,7 @@ use crate::events::{Event, EventKind};
 use crate::meta::{Meta, Verification};
 use crate::mutation::Mutation;
 use crate::root::Root;
-use crate::state::{FoundTag, Mismatches, PIECE, Payload, TagState, Version, record_of};
+use crate::state::{FoundTag, Glance, Mismatches, PIECE, Payload, TagState, Version, record_of};
 use crate::stream::{Source, Stream};
 use crate::tag::{Content, Record};
 use crate::validators::Validators;
@@ -166,7 +166,7 @@ pub(crate) struct Look<P> {
     pub(crate) tag: FoundTag,
 }
 
-pub(crate) fn look<I: Intake>(entry: &Entry) -> Result<Look<I::Output>> {
+pub(crate) fn look<I: Intake>(entry: &Entry, glance: Glance) -> Result<Look<I::Output>> {
     let mut mismatches = Mismatches::default();
     let mut replaced = 0;
     loop {
@@ -176,7 +176,7 @@ pub(crate) fn look<I: Intake>(entry: &Entry) -> Result<Look<I::Output>> {
                 tag: FoundTag::default(),
             });
         };
-        match look_once::<I>(entry, &root)? {
+        match look_once::<I>(entry, &root, glance)? {
             Ok(look) => {
                 let missing = matches!(look.found, Found::Missing);
                 if !missing || !entry.cache.root_was_replaced(&root)? {
@@ -214,10 +214,14 @@ enum Again {
     Replaced,
 }
 
-fn look_once<I: Intake>(entry: &Entry, root: &Root) -> Result<Result<Look<I::Output>, Again>> {
+fn look_once<I: Intake>(
+    entry: &Entry,
+    root: &Root,
+    glance: Glance,
+) -> Result<Result<Look<I::Output>, Again>> {
     let cx = &entry.cx;
     let path = || entry.path();
-    let read_tag = || FoundTag::read(cx, root, &entry.name);
+    let read_tag = || FoundTag::read(cx, root, &entry.name, glance);
     let late = cx.mutated(Mutation::TagReadLate);
     let mut payload = Payload::open(cx, root, &entry.name)?;
     let tag = if late { None } else { Some(read_tag()?) };
@@ -338,7 +342,7 @@ impl Entry {
     /// system says.
     pub fn read(&self) -> Result<Option<Snapshot>> {
         Ok(self
-            .of_key(look::<Whole>(self))?
+            .of_key(look::<Whole>(self, Glance::No))?
             .found
             .value()
             .map(|(snapshot, ..)| snapshot))
@@ -347,7 +351,7 @@ impl Entry {
     /// What was just published, or what has replaced it since. `None` only if that is known to be absent: a payload that
     /// somebody removed meanwhile, or one for another key, says nothing about the source.
     pub(crate) fn read_back(&self) -> Result<Option<Snapshot>> {
-        match self.of_key(look::<Whole>(self))?.found {
+        match self.of_key(look::<Whole>(self, Glance::No))?.found {
             Found::Value((snapshot, ..)) => Ok(Some(snapshot)),
             Found::Absent { .. } => Ok(None),
             Found::Missing => {
@@ -420,6 +424,6 @@ impl Entry {
     }
 
     pub(crate) fn look(&self) -> Result<Found<Stream>> {
-        Ok(self.of_key(look::<Source>(self))?.found)
+        Ok(self.of_key(look::<Source>(self, Glance::No))?.found)
     }
 }

@@ -6,7 +6,7 @@ use crate::cache::Entry;
 use crate::control::found;
 use crate::error::{Error, Result};
 use crate::read::{Snapshot, Whole, look};
-use crate::state::{FoundTag, TagState, kept, known};
+use crate::state::{FoundTag, Glance, TagState, kept, known};
 
 impl Entry {
     /// A reader that remembers what it read last.
@@ -73,7 +73,7 @@ impl Reader {
             return Ok(Some(last.snapshot.clone()));
         }
         self.last = None;
-        let look = self.entry.of_key(look::<Whole>(&self.entry))?;
+        let look = self.entry.of_key(look::<Whole>(&self.entry, Glance::Yes))?;
         let Some((snapshot, file, metadata)) = look.found.value() else {
             return Ok(None);
         };
@@ -108,7 +108,8 @@ impl Reader {
             return Ok(false);
         }
         if let Some((None, _)) = &last.tag.seen {
-            return Ok(FoundTag::read(&entry.cx, &root, &entry.name)?.bytes == last.tag.bytes);
+            let now = FoundTag::read(&entry.cx, &root, &entry.name, Glance::No)?;
+            return Ok(now.bytes == last.tag.bytes);
         }
         let Ok(tags) = root.tag_folder(&entry.cx, &entry.name, false) else {
             return Ok(false);

@@ -14,7 +14,7 @@ use crate::mutation::Mutation;
 use crate::name::EntryName;
 use crate::root::{Root, tag_path};
 use crate::tag::{Content, Record, TAG_MAX, Tag};
-use crate::transfer::{read_up_to, read_whole};
+use crate::transfer::{read_enough, read_whole};
 
 /// How much of a payload is moved at once. Guests pay for each call, so not less.
 pub(crate) const PIECE: usize = 256 * 1024;
@@ -146,12 +146,20 @@ pub(crate) enum TagState {
     Read(Box<Tag>),
 }
 
+/// Whether a tag's file is looked at. Before it is read: afterwards some file systems speak of the file that has its name by then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Glance {
+    /// Its check tells whether what was read is a tag, and all of it.
+    No,
+    Yes,
+}
+
 /// A tag as it was found, with what identifies this version of it.
 #[derive(Default)]
 pub(crate) struct FoundTag {
     pub(crate) state: TagState,
     pub(crate) bytes: Vec<u8>,
-    /// What it was like, and the open file, which keeps its identity from being given to another.
+    /// What it was like, if that was [asked for](Glance), and the open file, which keeps its identity from being given to another.
     pub(crate) seen: Option<(Option<Box<dyn File>>, Metadata)>,
 }
 
@@ -168,26 +176,32 @@ pub(crate) fn kept(file: Box<dyn File>) -> Option<Box<dyn File>> {
 }
 
 impl FoundTag {
-    pub(crate) fn read(cx: &Context, root: &Root, name: &EntryName) -> Result<Self> {
-        let tag = Self::read_once(cx, root, name, false)?;
-        // The way to it may have changed since it was opened: a control directory that was removed, say.
-        if matches!(tag.state, TagState::None) {
-            Self::read_once(cx, root, name, true)
-        } else {
-            Ok(tag)
-        }
-    }
-
-    fn read_once(cx: &Context, root: &Root, name: &EntryName, anew: bool) -> Result<Self> {
-        match root.tag_folder(cx, name, anew) {
-            Ok(Some(folder)) => Self::read_in(cx, &*folder, name),
+    pub(crate) fn read(
+        cx: &Context,
+        root: &Root,
+        name: &EntryName,
+        glance: Glance,
+    ) -> Result<Self> {
+        let once = |anew| match root.tag_folder(cx, name, anew) {
+            Ok(Some(folder)) => Self::read_in(cx, &*folder, name, glance),
             Ok(None) => Ok(Self::default()),
             Err(error) => forbidden_or(error),
+        };
+        let tag = once(false)?;
+        // The way to it may have changed since it was opened: a control directory that was removed, say.
+        match tag.state {
+            TagState::None => once(true),
+            _ => Ok(tag),
         }
     }
 
     /// The tag in `folder`, which is where it belongs.
-    pub(crate) fn read_in(cx: &Context, folder: &dyn Dir, name: &EntryName) -> Result<Self> {
+    pub(crate) fn read_in(
+        cx: &Context,
+        folder: &dyn Dir,
+        name: &EntryName,
+        glance: Glance,
+    ) -> Result<Self> {
         let path = || tag_path(cx, name);
         let corrupt =
             |reason: &str| TagState::Corrupt(format!("its tag {} {reason}", Shown(&path())));
@@ -199,7 +213,15 @@ impl FoundTag {
             )),
             _ => Ok(corrupt("is not an ordinary file").into()),
         };
-        let (file, metadata) = match open_existing(folder, name.file(), Access::Read) {
+        // A guest's open has looked already.
+        let opened = if GUEST || glance == Glance::Yes {
+            open_existing(folder, name.file(), Access::Read)
+                .map(|opened| opened.map(|(file, metadata)| (file, Some(metadata))))
+        } else {
+            found(folder.open(name.file(), Access::Read))
+                .map(|opened| opened.map(|file| (file, None)))
+        };
+        let (file, seen) = match opened {
             Ok(Some(opened)) => opened,
             Ok(None) => return Ok(Self::default()),
             Err(error) => {
@@ -209,32 +231,32 @@ impl FoundTag {
                 };
             }
         };
-        if metadata.kind != FileKind::File {
-            return no_file(metadata.kind);
-        }
-        if metadata.len > TAG_MAX as u64 {
-            return Ok(FoundTag {
-                seen: Some((kept(file), metadata)),
-                ..corrupt("is too long").into()
-            });
-        }
-        // Of a longer one that has replaced the one that was glanced at, this is the beginning, which does not parse; the next
-        // attempt sees all of it.
-        let bytes = found(read_up_to(&*file, metadata.len as usize))
-            .map_err(|error| Error::io("read", path(), error))?;
-        let Some(bytes) = bytes else {
+        let irregular = || {
+            let seen = match GUEST {
+                // It opens nothing else.
+                true => None,
+                false => seen.or_else(|| file.glance().ok()),
+            };
+            seen.map(|seen| seen.kind)
+                .filter(|kind| *kind != FileKind::File)
+        };
+        let (bytes, tag) = match found(decode_from(&*file)) {
+            Ok(Some(read)) => read,
             // Replaced while it was read, where a file system loses what has no name any more.
-            return Self::read_in(cx, folder, name);
+            Ok(None) => return Self::read_in(cx, folder, name, glance),
+            Err(error) => {
+                return irregular().map_or_else(|| Err(Error::io("read", path(), error)), no_file);
+            }
         };
-        let state = match Tag::decode(&bytes) {
+        let state = match tag {
             Ok(tag) => TagState::Read(Box::new(tag)),
-            Err(reason) => corrupt(&format!("cannot be read: {reason}")),
+            Err(reason) => match irregular() {
+                Some(kind) => return no_file(kind),
+                None => corrupt(&reason),
+            },
         };
-        Ok(FoundTag {
-            state,
-            bytes,
-            seen: Some((kept(file), metadata)),
-        })
+        let seen = seen.map(|seen| (kept(file), seen));
+        Ok(FoundTag { state, bytes, seen })
     }
 
     /// Why no payload of this length can be what the tag says, if that is so.
@@ -258,6 +280,20 @@ impl FoundTag {
             _ => None,
         }
     }
+}
+
+/// The bytes of a tag, and what they say or why they say nothing.
+fn decode_from(file: &dyn File) -> io::Result<(Vec<u8>, Result<Tag, String>)> {
+    let mut tag = Err(String::new());
+    let bytes = read_enough(file, TAG_MAX + 1, &mut |bytes| {
+        tag = Tag::decode(bytes);
+        tag.is_ok()
+    })?;
+    let tag = tag.map_err(|reason| match bytes.len() > TAG_MAX {
+        true => "is too long".into(),
+        false => format!("cannot be read: {reason}"),
+    });
+    Ok((bytes, tag))
 }
 
 impl From<TagState> for FoundTag {
@@ -343,7 +379,7 @@ pub(crate) fn current_state(
             looked.map_err(|error| Error::io("look at", cx.path.join(name.as_str()), error))?;
         }
         let found = match tags {
-            Some(folder) => FoundTag::read_in(cx, folder, name)?,
+            Some(folder) => FoundTag::read_in(cx, folder, name, Glance::Yes)?,
             None => FoundTag::default(),
         };
         Ok(State {

@@ -7,20 +7,30 @@ use cachelock_platform::{File, Filling, failure};
 
 use crate::state::PIECE;
 
-/// Reads from the start until the end of the file or `limit` bytes. A limit of the file's length saves the look for its end.
+/// Reads from the start until the end of the file or `limit` bytes.
 pub(crate) fn read_up_to(file: &dyn File, limit: usize) -> io::Result<Vec<u8>> {
-    // One byte more than a record shows the end of most files without a second read.
-    let mut bytes = vec![0; limit.min(4096)];
+    read_enough(file, limit, &mut |_| false)
+}
+
+/// As [`read_up_to`], but not beyond what is enough: that saves the look for the file's end. `is_enough` is asked after each read,
+/// and of all that was read.
+pub(crate) fn read_enough(
+    file: &dyn File,
+    limit: usize,
+    is_enough: &mut dyn FnMut(&[u8]) -> bool,
+) -> io::Result<Vec<u8>> {
+    // Most files in one read: claims have 512 bytes, and tags a few hundred.
+    let mut bytes = vec![0; limit.min(1024)];
     let mut len = 0;
     while len < limit {
         if len == bytes.len() {
             bytes.resize((len * 2).min(limit), 0);
         }
         let read = file.read_at(&mut bytes[len..], len as u64)?;
-        if read == 0 {
+        len += read;
+        if is_enough(&bytes[..len]) || read == 0 {
             break;
         }
-        len += read;
     }
     bytes.truncate(len);
     Ok(bytes)

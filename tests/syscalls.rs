@@ -101,7 +101,7 @@ const BUDGETS: [(&str, usize); 6] = [
     ("refresh", 72),
     ("refresh with Data", 72),
     ("refresh with Full", 76),
-    ("read", 9),
+    ("read", 8),
     ("unchanged reread", 2),
 ];
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use super::call::Call;
+use super::carriers;
 use super::durable::{Keep, Pending};
 use super::host;
 use super::process::{Process, origin};
@@ -27,7 +28,8 @@ struct Driver(Arc<Shared>);
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        if self.0.live || self.0.current().is_some() {
+        // After a panic its threads would have to panic, too, and cannot where they share that one with the driver.
+        if self.0.live || self.0.current().is_some() || !carriers::may_switch() {
             return;
         }
         let infos = self.0.lock().processes.clone();
