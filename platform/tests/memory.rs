@@ -522,6 +522,27 @@ mod scheduling {
     }
 
     #[test]
+    #[should_panic(expected = "it is not what was expected")]
+    fn a_test_that_fails_beside_a_thread_without_end_ends() {
+        let world = world();
+        let a = world.process("a");
+        let clock = a.clone();
+        let task = in_cache(&world, &a, |own, _| {
+            let beats = Box::new(move || {
+                loop {
+                    let next = clock.monotonic() + SECOND;
+                    clock.event().wait_until(Some(next));
+                }
+            });
+            own.spawn("beat", beats).unwrap();
+            // So that it runs.
+            own.event().wait_until(Some(own.monotonic() + SECOND));
+        });
+        world.finish(task);
+        panic!("it is not what was expected");
+    }
+
+    #[test]
     fn a_predicates_panic_reaches_the_driver_and_the_world_goes_on() {
         let world = world();
         let a = world.process("a");
