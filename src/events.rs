@@ -291,12 +291,14 @@ pub(crate) fn tell(observer: Option<&dyn Observer>, event: &Event<'_>) -> u64 {
 
 fn trace(event: &Event<'_>) {
     let ms = |duration: Option<Duration>| duration.map(crate::time::millis);
+    // As a text, which whoever writes lines escapes: a path may hold what moves a terminal's cursor.
+    let cache = event.cache.to_string_lossy();
     macro_rules! trace {
         ($level:expr) => {
             tracing::event!(
                 target: "cachelock",
                 $level,
-                cache = %event.cache.display(),
+                cache = &*cache,
                 entry = event.entry,
                 backend = event.backend.map(Backend::name),
                 waiting_for = event.waiting_for.map(WaitingFor::name),

@@ -152,6 +152,10 @@ fn a_path_moves_no_cursor() {
     let out = place.run(&["break", "b\u{1b}[31m"]);
     assert_eq!(code(&out), 0, "{}", stderr(&out));
     assert!(stdout(&out).contains("b\\u{1b}[31m"), "{:?}", stdout(&out));
+    let out = place.run(&["-v", "lock", "l\u{1b}[31m\nline", "--", "true"]);
+    let said = stderr(&out);
+    assert!(said.contains("l\\u{1b}[31m\\nline\""), "{said:?}");
+    assert!(!said.contains("[31m\n"), "{said:?}");
 }
 
 #[test]
