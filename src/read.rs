@@ -191,7 +191,7 @@ pub(crate) fn look<I: Intake>(entry: &Entry, glance: Glance) -> Result<Look<I::O
                 });
                 return Err(Error::corrupt(&entry.path(), reason));
             }
-            Err(Again::Mismatch(..)) => {}
+            Err(Again::Mismatch(..)) => root.forget_tags(),
             Err(Again::Replaced) if replaced < REPLACED => replaced += 1,
             Err(Again::Replaced) => {
                 let reason = "it is another file each time; ask again, or look what replaces it all the time";
@@ -202,7 +202,7 @@ pub(crate) fn look<I: Intake>(entry: &Entry, glance: Glance) -> Result<Look<I::O
     }
 }
 
-/// How often in a row a payload may be replaced while it is read: more than anybody publishes, less than for ever.
+/// How often a payload may be replaced while it is read: more than anybody publishes, less than for ever.
 const REPLACED: u32 = 10_000;
 
 /// Why a look has to be repeated.
@@ -232,6 +232,12 @@ fn look_once<I: Intake>(
             return Ok(Err(Again::Replaced));
         }
     }
+    // The payload of an entry that has become absent goes a moment later, and is read no more.
+    let is_absent = |tag: &FoundTag| {
+        let next = tag.tag().map(|tag| tag.next.content);
+        matches!(next, Some(Content::Absent { .. }))
+    };
+    let payload = payload.filter(|_| !tag.as_ref().is_some_and(is_absent));
     let metadata = payload.as_ref().map(|payload| payload.metadata);
     // Before a single byte is read: a sparse file may claim any length.
     if let (Some(tag), Some(metadata)) = (&tag, &metadata)
@@ -333,7 +339,8 @@ impl Entry {
     /// Reads the payload into memory, verified; `None` if there is none (of this entry's key, if it has one), or if it is
     /// known not to exist.
     ///
-    /// Takes no lock, waits for nobody, writes nothing. Concurrent publishes cost a repetition at most.
+    /// Takes no lock, waits for nobody, writes nothing. A publish meanwhile costs a repetition of what comes before the payload's
+    /// bytes are read.
     ///
     /// # Errors
     /// [`Corrupt`](crate::ErrorKind::Corrupt) if the payload is not what its tag says;

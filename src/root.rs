@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cachelock_platform::{Dir, FileId, Metadata, Quoted, Shown};
 
@@ -15,8 +15,9 @@ pub(crate) struct Root {
     pub(crate) dir: Arc<dyn Dir>,
     metadata: Metadata,
     /// The directory of the tags, once somebody has needed it. It may have lost its name since: whoever finds nothing in
-    /// it opens it anew before believing that.
+    /// it, or what does not fit, opens it anew before believing that.
     tags: Mutex<Option<Arc<dyn Dir>>>,
+    remote: OnceLock<bool>,
 }
 
 impl Root {
@@ -64,11 +65,27 @@ impl Root {
             dir,
             metadata,
             tags: Mutex::new(None),
+            remote: OnceLock::new(),
         }))
     }
 
     pub(crate) fn id(&self) -> FileId {
         self.metadata.id
+    }
+
+    /// Whether what this system knows of the files may be older than what they are. So it may be where that cannot be told.
+    pub(crate) fn is_remote(&self) -> bool {
+        let is_local = || self.dir.file_system().is_ok_and(|found| !found.remote);
+        *self.remote.get_or_init(|| !is_local())
+    }
+
+    /// For a reader that found a tag which is not its payload's: the way to the tags is opened anew.
+    pub(crate) fn forget_tags(&self) {
+        *self.known_tags() = None;
+    }
+
+    fn known_tags(&self) -> MutexGuard<'_, Option<Arc<dyn Dir>>> {
+        self.tags.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The control directory, created if it is missing.
@@ -134,12 +151,15 @@ impl Root {
         name: &EntryName,
         anew: bool,
     ) -> Result<Option<Arc<dyn Dir>>> {
-        let cached = || self.tags.lock().unwrap_or_else(PoisonError::into_inner);
         let open = |parent: &dyn Dir, name: &str, path: &dyn Fn() -> PathBuf| {
             found(parent.open_dir(name)).map_err(|error| dir_error("open", &path(), error))
         };
         // Its own statement: the guard must be gone before the other arm locks again.
-        let known = if anew { None } else { cached().clone() };
+        let known = if anew {
+            None
+        } else {
+            self.known_tags().clone()
+        };
         let mut dir = match known {
             Some(tags) => tags,
             None => {
@@ -150,7 +170,7 @@ impl Root {
                 let Some(tags) = open(&*control, TAGS, &|| tags_path(cx))? else {
                     return Ok(None);
                 };
-                *cached() = Some(tags.clone());
+                *self.known_tags() = Some(tags.clone());
                 tags
             }
         };

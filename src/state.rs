@@ -149,7 +149,8 @@ pub(crate) enum TagState {
 /// Whether a tag's file is looked at. Before it is read: afterwards some file systems speak of the file that has its name by then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Glance {
-    /// Its check tells whether what was read is a tag, and all of it.
+    /// Not where there is no need: its check tells whether what was read is a tag, and all of it. Elsewhere the look has the system
+    /// ask whether what it remembers of the file still is what there is.
     No,
     Yes,
 }
@@ -182,6 +183,10 @@ impl FoundTag {
         name: &EntryName,
         glance: Glance,
     ) -> Result<Self> {
+        let glance = match glance {
+            Glance::No if !GUEST && root.is_remote() => Glance::Yes,
+            glance => glance,
+        };
         let once = |anew| match root.tag_folder(cx, name, anew) {
             Ok(Some(folder)) => Self::read_in(cx, &*folder, name, glance),
             Ok(None) => Ok(Self::default()),
@@ -264,7 +269,8 @@ impl FoundTag {
         let may_be = |record: &Record| match record.content {
             Content::Missing => false,
             Content::Value { len: expected, .. } => expected == len,
-            Content::Absent { .. } => true,
+            // See `record_of`.
+            Content::Absent { .. } => len == 0,
         };
         match &self.state {
             TagState::None | TagState::Forbidden => None,
@@ -308,25 +314,30 @@ impl From<TagState> for FoundTag {
 /// What two looks must have in common to have seen the same thing.
 pub(crate) type Version = (Option<(FileId, u64, std::time::SystemTime)>, Vec<u8>);
 
-/// Attempts in a row that saw the same payload and the same tag, which do not go together.
+/// Attempts that saw a payload and a tag which do not go together.
 #[derive(Default)]
 pub(crate) struct Mismatches {
     last: Option<Version>,
-    count: u32,
+    /// In a row, the last among them.
+    same: u32,
+    all: u32,
 }
+
+/// So many say the same as two of the same: somebody changes the payload all the time, and does not publish.
+const MISMATCHES: u32 = 100;
 
 impl Mismatches {
     /// Takes in what one more attempt saw, and tells whether that is how things are: twice the same is, where the file
     /// system shows the truth. What another kernel or server remembers may for a moment mix two payloads more than once.
     pub(crate) fn convince(&mut self, root: &Root, version: &Version) -> bool {
+        self.all += 1;
         if self.last.as_ref() == Some(version) {
-            self.count += 1;
+            self.same += 1;
         } else {
-            self.count = 1;
+            self.same = 1;
             self.last = Some(version.clone());
         }
-        let remote = || root.dir.file_system().is_ok_and(|found| found.remote);
-        self.count >= 10 || (self.count >= 2 && !remote())
+        self.same >= 10 || (self.same >= 2 && !root.is_remote()) || self.all >= MISMATCHES
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use cachelock_platform::File;
+use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::cache::Entry;
 use crate::error::{Error, Result};
@@ -47,18 +48,31 @@ impl Stream {
         &self.meta
     }
 
-    /// The whole payload in memory.
+    /// The whole payload in memory. What is read anew is verified anew.
     ///
     /// # Errors
-    /// What the system says while reading.
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if the payload was changed since it was verified; what the system says.
     pub fn into_snapshot(self) -> Result<Snapshot> {
         let bytes = match &self.source {
-            Source::Memory(bytes) => bytes.clone(),
-            Source::File(file) => read_whole(&**file, self.meta.len, |_| {})
-                .map_err(|error| Error::io("read", &*self.path, error))
-                .map_err(|error| error.of_key(self.key.as_ref()))?,
+            Source::Memory(bytes) => Ok(bytes.clone()),
+            Source::File(file) => self.read_again(&**file),
         };
+        let bytes = bytes.map_err(|error| error.of_key(self.key.as_ref()))?;
         Ok(Snapshot::new(bytes, self.meta))
+    }
+
+    fn read_again(&self, file: &dyn File) -> Result<Arc<[u8]>> {
+        let mut hasher = Xxh3Default::new();
+        let bytes = read_whole(file, self.meta.len, |piece| hasher.update(piece))
+            .map_err(|error| Error::io("read", &*self.path, error))?;
+        let len = bytes.len() as u64;
+        match (len, hasher.digest128()) == (self.meta.len, self.meta.hash) {
+            true => Ok(bytes),
+            false => Err(Error::corrupt(
+                &self.path,
+                "it was changed while it was read",
+            )),
+        }
     }
 
     /// As [`Read::read`], with an error that says what it happened to: reads the next bytes, at most `buffer.len()`. 0 is the

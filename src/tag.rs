@@ -17,7 +17,7 @@ use crate::validators::Validators;
 
 const FORMAT: &str = "tag 1";
 
-/// The longest tag that is written or read: two sets of validators of [`VALIDATORS_MAX`] and two keys of
+/// The longest tag that is written, and how much of a longer file is read: two sets of validators of [`VALIDATORS_MAX`] and two keys of
 /// [`KEY_MAX`](crate::key::KEY_MAX) fit, escaped three for one.
 pub(crate) const TAG_MAX: usize = 160 * 1024;
 

@@ -19,8 +19,8 @@ pub(crate) fn read_enough(
     limit: usize,
     is_enough: &mut dyn FnMut(&[u8]) -> bool,
 ) -> io::Result<Vec<u8>> {
-    // Most files in one read: claims have 512 bytes, and tags a few hundred.
-    let mut bytes = vec![0; limit.min(1024)];
+    // One byte more than a record shows the end of most files without a second read.
+    let mut bytes = vec![0; limit.min(4096)];
     let mut len = 0;
     while len < limit {
         if len == bytes.len() {

@@ -333,6 +333,52 @@ fn a_payload_of_an_absurd_length_is_corrupt_without_being_read(ground: &Ground) 
     }
 }
 
+/// Of one that a killed publish has left, whatever was done to it since.
+fn the_payload_of_what_is_absent_is_not_read(ground: &Ground) {
+    let entry = entry(&ground.cache(), "entry");
+    publish(&entry, b"good");
+    let refresh = entry.refresh().expect("nobody holds the lock");
+    refresh
+        .publish_absent(Duration::from_secs(60))
+        .expect("nothing is in the way");
+    for len in [5, 1 << 40] {
+        ground.plant("entry", b"");
+        let file = ground.dir("").open("entry", Access::Write);
+        file.and_then(|file| file.set_len(len))
+            .expect("holes take no space");
+        assert!(entry.read().expect("absent").is_none(), "{len}");
+        let until = entry.known_absent_until().expect("absent");
+        assert!(until.is_some(), "{len}");
+    }
+}
+
+fn what_was_verified_and_changed_then_is_no_snapshot(ground: &Ground) {
+    let large = vec![b'g'; 300_000];
+    let entry = entry(&ground.cache(), "entry");
+    for damage in [&large[1..], &[b'e'; 300_000]] {
+        publish(&entry, &large);
+        let stream = entry.open().expect("verified").expect("there");
+        ground.plant("entry", damage);
+        match stream.into_snapshot() {
+            // It was in memory.
+            Ok(snapshot) => assert!(snapshot[..] == large, "{} bytes", damage.len()),
+            Err(error) => assert!(error.is_corrupt(), "{error}"),
+        }
+    }
+}
+
+fn a_control_directory_that_was_moved_away_is_opened_anew(ground: &Ground) {
+    let entry = entry(&ground.cache(), "entry");
+    publish(&entry, b"before");
+    assert_reads(&entry, b"before", 1);
+    let dir = ground.dir("");
+    dir.rename(".cachelock", &*dir, "elsewhere")
+        .expect("nothing is in the way");
+    let cache = ground.elsewhere().open().expect("nothing is touched");
+    let generation = publish(&self::entry(&cache, "entry"), b"after");
+    assert_reads(&entry, b"after", generation);
+}
+
 fn a_missing_payload_is_missing(ground: &Ground) {
     let entry = entry(&ground.cache(), "entry");
     assert!(entry.read().expect("no error").is_none(), "no directory");
@@ -1155,6 +1201,9 @@ mod conformance {
         a_file_that_was_there_is_generation_one,
         a_changed_payload_is_corrupt_until_refreshed,
         a_payload_of_an_absurd_length_is_corrupt_without_being_read,
+        the_payload_of_what_is_absent_is_not_read,
+        what_was_verified_and_changed_then_is_no_snapshot,
+        a_control_directory_that_was_moved_away_is_opened_anew,
         a_missing_payload_is_missing,
         known_absent_is_believed,
         another_length_than_announced_is_refused,

@@ -360,6 +360,27 @@ fn a_tag_is_looked_at_before_it_is_read() {
     assert_eq!(calls, ["OpenRead", "Metadata", "Read"]);
 }
 
+/// By somebody who knows nothing of publishing, and never rests.
+#[test]
+fn a_payload_that_is_another_at_each_look_is_corrupt_in_the_end() {
+    let world = World::simulated();
+    publish_another(&world, b"payload");
+    let entry = entry(&world);
+    let task = world.spawn(&world.process("reader"), "main", move || entry.read());
+    let mut looks = 0;
+    while world.run_until(&task, |call| on_payload(call, Op::OpenRead)) != Stopped::Finished {
+        looks += 1;
+        assert!(looks <= 200, "it reads for ever");
+        world.advance(Duration::from_millis(1));
+        world.plant_file("/cache/entry", b"strange");
+        // Made, so that the next one is another.
+        world.run_until(&task, |call| call.op == Op::Read);
+    }
+    let error = world.finish(task).expect_err("it was never the payload");
+    assert!(error.is_corrupt(), "{error}");
+    assert_eq!(looks, 100);
+}
+
 /// A large payload is read from its file while the caller takes it, which keeps it as it was; a guest has no such file.
 #[test]
 fn a_stream_is_the_payload_that_was_opened_whoever_publishes_meanwhile() {

@@ -245,8 +245,8 @@ pub trait Dir: Send + Sync {
     /// `AlreadyExists`, whatever has the name; what the system says.
     fn create_dir(&self, name: &str, mode: u32) -> io::Result<()>;
 
-    /// Opens the file `name`. Does not block, whatever kind of object has the name; the caller looks at
-    /// [`File::metadata`] before the first read. Never truncates.
+    /// Opens the file `name`. Does not block, whatever kind of object has the name; what
+    /// it is the caller learns from [`File::metadata`], or from a read that fails. Never truncates.
     ///
     /// # Errors
     /// `NotFound`; with [`Access::CreateNew`] `AlreadyExists`, whatever has the name. A symbolic link is an error of
