@@ -18,8 +18,8 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::cache::{Cache, Entry};
 use crate::error::{Error, Result};
+use crate::found_tag::TagState;
 use crate::name::EntryName;
-use crate::state::TagState;
 use crate::tag::Record;
 
 /// The folder of all entries for keys. Nobody calls an entry so by chance, and a person who sees it knows whose it is.

@@ -66,6 +66,7 @@ mod error;
 mod events;
 #[cfg(feature = "metrics")]
 mod facade;
+mod found_tag;
 mod freshness;
 mod key;
 mod kind;
@@ -77,6 +78,7 @@ mod name;
 #[cfg(feature = "mutations")]
 #[doc(hidden)]
 pub mod parsers;
+mod payload;
 mod policy;
 mod publish;
 mod published;

@@ -20,10 +20,12 @@ use cachelock_platform::{File, Metadata, failure};
 use crate::cache::Entry;
 use crate::error::{Error, Result};
 use crate::events::{Event, EventKind};
+use crate::found_tag::{FoundTag, Glance, TagState};
 use crate::meta::{Meta, Verification};
 use crate::mutation::Mutation;
+use crate::payload::{PIECE, Payload, take_in};
 use crate::root::Root;
-use crate::state::{FoundTag, Glance, Mismatches, PIECE, Payload, TagState, Version, record_of};
+use crate::state::{Mismatches, Version, record_of};
 use crate::stream::{Source, Stream};
 use crate::tag::{Content, Record};
 use crate::validators::Validators;
@@ -126,8 +128,8 @@ impl Intake for Whole {
     type Output = (Snapshot, Box<dyn File>, Metadata);
 
     fn take(payload: Payload) -> io::Result<(Content, Self)> {
-        let (content, bytes) = payload.take_in()?;
         let Payload { file, metadata, .. } = payload;
+        let (content, bytes) = take_in(&*file, metadata.len)?;
         Ok((
             content,
             Whole {
@@ -148,8 +150,9 @@ impl Intake for Source {
 
     fn take(payload: Payload) -> io::Result<(Content, Self)> {
         // What the name stands for later may be another payload: then memory is the only place where this one stays.
-        if payload.metadata.len <= PIECE as u64 || !payload.file.is_pinned() {
-            let (content, bytes) = payload.take_in()?;
+        let len = payload.metadata.len;
+        if len <= PIECE as u64 || !payload.file.is_pinned() {
+            let (content, bytes) = take_in(&*payload.file, len)?;
             return Ok((content, Source::Memory(bytes)));
         }
         Ok((payload.hash()?, Source::File(payload.file)))
@@ -168,8 +171,9 @@ pub(crate) struct Look<P> {
 
 pub(crate) fn look<I: Intake>(entry: &Entry, glance: Glance) -> Result<Look<I::Output>> {
     let mut mismatches = Mismatches::default();
-    let mut replaced = 0;
+    let mut attempts = 0;
     loop {
+        attempts += 1;
         let Some(root) = entry.cache.root()? else {
             return Ok(Look {
                 found: Found::Missing,
@@ -183,7 +187,9 @@ pub(crate) fn look<I: Intake>(entry: &Entry, glance: Glance) -> Result<Look<I::O
                     return Ok(look);
                 }
             }
-            Err(Again::Mismatch(reason, version)) if mismatches.convince(&root, &version) => {
+            Err(Again::Mismatch(reason, version))
+                if mismatches.convince(&root, &version) || attempts >= MISMATCHES =>
+            {
                 entry.cx.emit(&Event {
                     entry: Some(entry.name.as_str()),
                     detail: Some(&reason),
@@ -192,9 +198,9 @@ pub(crate) fn look<I: Intake>(entry: &Entry, glance: Glance) -> Result<Look<I::O
                 return Err(Error::corrupt(&entry.path(), reason));
             }
             Err(Again::Mismatch(..)) => root.forget_tags(),
-            Err(Again::Replaced) if replaced < REPLACED => replaced += 1,
+            Err(Again::Replaced) if attempts < ATTEMPTS => {}
             Err(Again::Replaced) => {
-                let reason = "it is another file each time; ask again, or look what replaces it all the time";
+                let reason = "it is replaced all the time; ask again";
                 let reason = failure(io::ErrorKind::Other, reason);
                 return Err(Error::io("read", entry.path(), reason));
             }
@@ -203,7 +209,10 @@ pub(crate) fn look<I: Intake>(entry: &Entry, glance: Glance) -> Result<Look<I::O
 }
 
 /// How often a payload may be replaced while it is read: more than anybody publishes, less than for ever.
-const REPLACED: u32 = 10_000;
+const ATTEMPTS: u32 = 10_000;
+
+/// What mismatches after so many is corrupt, whatever it is: somebody changes it all the time, and does not publish.
+const MISMATCHES: u32 = 100;
 
 /// Why a look has to be repeated.
 enum Again {
@@ -233,11 +242,9 @@ fn look_once<I: Intake>(
         }
     }
     // The payload of an entry that has become absent goes a moment later, and is read no more.
-    let is_absent = |tag: &FoundTag| {
-        let next = tag.tag().map(|tag| tag.next.content);
-        matches!(next, Some(Content::Absent { .. }))
-    };
-    let payload = payload.filter(|_| !tag.as_ref().is_some_and(is_absent));
+    if tag.as_ref().is_some_and(FoundTag::is_absent) {
+        payload = None;
+    }
     let metadata = payload.as_ref().map(|payload| payload.metadata);
     // Before a single byte is read: a sparse file may claim any length.
     if let (Some(tag), Some(metadata)) = (&tag, &metadata)

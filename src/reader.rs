@@ -5,8 +5,9 @@ use cachelock_platform::{File, Metadata};
 use crate::cache::Entry;
 use crate::control::found;
 use crate::error::{Error, Result};
+use crate::found_tag::{FoundTag, Glance, TagState, kept};
+use crate::payload::known;
 use crate::read::{Snapshot, Whole, look};
-use crate::state::{FoundTag, Glance, TagState, kept, known};
 
 impl Entry {
     /// A reader that remembers what it read last.

@@ -65,7 +65,7 @@ impl Refresh {
     pub(crate) fn begin(entry: Entry, hold: Arc<Hold>) -> Result<Self> {
         let cx = &entry.cx;
         if let Some(folder) = hold.root.folder(cx, &entry.name)?
-            && let Some(error) = crate::state::not_a_payload(&*folder, cx, &entry.name)
+            && let Some(error) = crate::payload::not_a_payload(&*folder, cx, &entry.name)
         {
             return Err(error);
         }

@@ -9,9 +9,9 @@ use cachelock_platform::{Dir, Shown, failure};
 use crate::cache::Entry;
 use crate::error::{Error, Result};
 use crate::lock::Hold;
+use crate::payload::not_a_payload;
 use crate::root::tag_path;
 use crate::stage::Stage;
-use crate::state::not_a_payload;
 use crate::wait::Waiter;
 
 /// The two places that a stage is renamed to.

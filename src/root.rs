@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use cachelock_platform::{Dir, FileId, Metadata, Quoted, Shown};
+use cachelock_platform::{Dir, FileId, GUEST, Metadata, Quoted, Shown};
 
 use crate::context::Context;
 use crate::control::{Control, TAGS, check_trust, dir_error, found, open_or_create_dir};
@@ -76,7 +76,11 @@ impl Root {
     /// Whether what this system knows of the files may be older than what they are. So it may be where that cannot be told.
     pub(crate) fn is_remote(&self) -> bool {
         let is_local = || self.dir.file_system().is_ok_and(|found| !found.remote);
-        *self.remote.get_or_init(|| !is_local())
+        match GUEST {
+            // It seldom asks.
+            true => !is_local(),
+            false => *self.remote.get_or_init(|| !is_local()),
+        }
     }
 
     /// For a reader that found a tag which is not its payload's: the way to the tags is opened anew.

@@ -12,7 +12,7 @@ use crate::durable::syncs_payload;
 use crate::error::{Error, Result};
 use crate::lock::Hold;
 use crate::mutation::Mutation;
-use crate::state::PIECE;
+use crate::payload::PIECE;
 use crate::tag::Content;
 use crate::transfer::write_all_at;
 

@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use cachelock_platform::File;
-use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::cache::Entry;
 use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::meta::Meta;
+use crate::payload::take_in;
 use crate::read::Snapshot;
-use crate::transfer::read_whole;
+use crate::tag::Content;
 
 /// A payload that was verified and can be read in pieces. It stays this payload, whatever is published meanwhile. Takes constant
 /// memory, but all of the payload's in a WASI guest, and on Windows where no open file can be replaced.
@@ -30,6 +30,8 @@ pub(crate) enum Source {
     Memory(Arc<[u8]>),
     File(Box<dyn File>),
 }
+
+const CHANGED: &str = "it was changed while it was read";
 
 impl Stream {
     pub(crate) fn new(source: Source, meta: Meta, entry: &Entry) -> Self {
@@ -62,16 +64,12 @@ impl Stream {
     }
 
     fn read_again(&self, file: &dyn File) -> Result<Arc<[u8]>> {
-        let mut hasher = Xxh3Default::new();
-        let bytes = read_whole(file, self.meta.len, |piece| hasher.update(piece))
-            .map_err(|error| Error::io("read", &*self.path, error))?;
-        let len = bytes.len() as u64;
-        match (len, hasher.digest128()) == (self.meta.len, self.meta.hash) {
+        let (content, bytes) =
+            take_in(file, self.meta.len).map_err(|error| Error::io("read", &*self.path, error))?;
+        let Meta { len, hash, .. } = self.meta;
+        match content == (Content::Value { len, hash }) {
             true => Ok(bytes),
-            false => Err(Error::corrupt(
-                &self.path,
-                "it was changed while it was read",
-            )),
+            false => Err(Error::corrupt(&self.path, CHANGED)),
         }
     }
 
@@ -95,7 +93,7 @@ impl Stream {
             Source::File(file) => file.read_at(&mut buffer[..want], self.at),
         };
         let failed = match read {
-            Ok(0) => Error::corrupt(&self.path, "it was cut while it was read"),
+            Ok(0) => Error::corrupt(&self.path, CHANGED),
             Ok(read) => {
                 self.at += read as u64;
                 return Ok(read);

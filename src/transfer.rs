@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cachelock_platform::{File, Filling, failure};
 
-use crate::state::PIECE;
+use crate::payload::PIECE;
 
 /// Reads from the start until the end of the file or `limit` bytes.
 pub(crate) fn read_up_to(file: &dyn File, limit: usize) -> io::Result<Vec<u8>> {

@@ -75,6 +75,10 @@ mod step;
 mod threads;
 mod world;
 
+/// Whether all simulated threads of a world are coroutines of one thread of the system, whose thread-local values they share: so
+/// with the cargo feature `coroutines`, which another package of a workspace may ask for.
+pub const IS_ONE_THREAD: bool = cfg!(feature = "coroutines");
+
 cfg_if::cfg_if! {
     if #[cfg(feature = "coroutines")] {
         mod coroutines;
