@@ -289,6 +289,44 @@ fn a_process_finds_out_once_that_the_gate_is_stuck() {
     assert_eq!(backend, Backend::Gate, "the kernel has granted since");
 }
 
+/// However short they hold, which leaves nothing to see for those who look a moment later; and so do those who come then.
+#[test]
+fn all_go_past_a_stuck_gate_when_one_has_waited() {
+    let world = World::simulated();
+    let frozen = holds(&who(&world, "holder"), &world);
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    let waiters = names.map(|name| who(&world, name));
+    let before = world.now();
+    let come = |waiter| {
+        rest(&waiters[0].0, &world, 3 * MS);
+        waits(waiter, &world)
+    };
+    let tasks: Vec<_> = waiters.iter().map(come).collect();
+    let all: Vec<&dyn Target> = tasks.iter().map(|task| task as &dyn Target).collect();
+    if let Err(unfinished) = world.run_together(&all, seeded(7), STEPS) {
+        panic!("{unfinished}");
+    }
+    let took = world.now() - before;
+    for task in tasks {
+        let backend = world.finish(task).expect("it is frozen");
+        assert_eq!(backend, Backend::Lease, "past the gate");
+    }
+    let most = LEASE + LEASE / 8 + 100 * MS;
+    assert!((LEASE..most).contains(&took), "{took:?}\n{}", world.trace());
+    let before = world.now();
+    let late = world.finish(locks(&who(&world, "late"), &world));
+    assert_eq!(late.expect("it is frozen"), Backend::Lease);
+    let took = world.now() - before;
+    assert!(took < 50 * MS, "{took:?}\n{}", world.trace());
+    world.finish(frozen).expect("it had the lock, once");
+    assert_eq!(world.read_file(GATE).expect("it stays"), [0]);
+    for _ in 0..2 {
+        let next = world.finish(locks(&who(&world, "next"), &world));
+        assert_eq!(next.expect("it is free"), Backend::Gate);
+        assert_eq!(world.read_file(GATE).expect("it stays"), [0; 0]);
+    }
+}
+
 #[test]
 fn a_helper_on_a_file_that_lost_its_name_is_replaced_and_ends() {
     let world = World::simulated();

@@ -10,6 +10,10 @@
 //! and the caller waits for that thread, for its deadline, and for its cancellation. Meanwhile it looks at `head` and at the
 //! last claim from time to time: the lock's holder may be frozen ([`Stall`]).
 //!
+//! Whoever has waited for the gate and saw its holder stand still makes its file one byte long: all others, those that come later
+//! included, then need not find that out again. Whoever gets the kernel lock next empties it. So that byte says, about a gate that
+//! is held: it has been stuck since it was taken. Nothing rests on it but how long others wait.
+//!
 //! The file's identity is compared after locking: somebody may have deleted the name meanwhile, and two processes with locks
 //! on two files would both believe that the other is dead. For the same reason the claim's record names the gate.
 
@@ -17,7 +21,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use cachelock_platform::{Access, Event, File, FileId, Monotonic, Platform};
+use cachelock_platform::{Access, Event, File, FileId, Metadata, Monotonic, Platform};
 
 use super::claim::Kind;
 use super::expiry::{Observation, Sight};
@@ -106,7 +110,7 @@ pub(crate) fn acquire(
     let platform = &control.cx.platform;
     let mut glances = 0;
     loop {
-        let (file, id) = open(control)?;
+        let Opened { file, id, stuck } = open(control)?;
         let client = match local.gate.join(id, waiter.event()) {
             Some(client) => client,
             None => match file.try_lock() {
@@ -114,6 +118,7 @@ pub(crate) fn acquire(
                     Some(guard) => return Ok(Outcome::Held(guard)),
                     None => continue,
                 },
+                Ok(false) if stuck => return Ok(Outcome::Bypass(Kind::LeaseOnly)),
                 Ok(false) if waiter.is_out_of_time() => {
                     let passes = glances < GLANCES && is_glance(control)?;
                     if !passes {
@@ -200,8 +205,15 @@ fn wait(
             };
             stall.sees_gate(gate.modified);
             let sight = Sight::look(control)?;
-            if let Some(kind) = stall.judge(control, waiter, observation, &sight) {
+            let kind = match is_stuck(&gate) {
+                true => Some(Kind::LeaseOnly),
+                false => stall.judge(control, waiter, observation, &sight),
+            };
+            if let Some(kind) = kind {
                 client.set_stuck();
+                if kind == Kind::Bypass {
+                    say_stuck(control, id);
+                }
                 return Ok(Some(Outcome::Bypass(kind)));
             }
             waiter.held_by(sight.holder());
@@ -292,26 +304,56 @@ impl Stall {
     }
 }
 
+/// The gate's file, as it was when it was opened.
+struct Opened {
+    file: Arc<dyn File>,
+    id: FileId,
+    stuck: bool,
+}
+
 /// Opens the gate file, creates it if it is missing, and makes it unreadable for others: even a read-only descriptor is
 /// enough to hold a kernel lock.
-fn open(control: &Control) -> Result<(Arc<dyn File>, FileId)> {
+fn open(control: &Control) -> Result<Opened> {
     loop {
         if let Some((file, metadata)) = control.open(GATE, Access::Write)? {
             if metadata.mode.is_some_and(|mode| mode & 0o177 != 0) {
                 file.set_mode(PRIVATE)
                     .map_err(|error| control.failed("set the mode of", GATE, error))?;
             }
-            return Ok((Arc::from(file), metadata.id));
+            return Ok(Opened {
+                file: Arc::from(file),
+                id: metadata.id,
+                stuck: is_stuck(&metadata),
+            });
         }
         control.create_new(GATE, PRIVATE)?;
+    }
+}
+
+/// Whether somebody has waited out whoever has the gate.
+fn is_stuck(gate: &Metadata) -> bool {
+    gate.len > 0
+}
+
+/// For all others; should it fail, they wait as long. Whoever got the gate a moment ago may be taken for stuck so, until the next
+/// one.
+fn say_stuck(control: &Control, id: FileId) {
+    let gate = control.open(GATE, Access::Write).ok().flatten();
+    if let Some((file, _)) = gate.filter(|(_, gate)| gate.id == id) {
+        let _ = file.set_len(1);
     }
 }
 
 /// After locking, descriptor and name must be one file.
 fn confirm(control: &Control, file: Arc<dyn File>, id: FileId) -> Result<Option<GateGuard>> {
     let guard = GateGuard { file, id };
-    let named = control.stat(GATE)?.map(|metadata| metadata.id);
-    Ok((named == Some(id) || control.cx.mutated(Mutation::GateNotCompared)).then_some(guard))
+    let named = control.stat(GATE)?;
+    if named.as_ref().is_some_and(is_stuck) {
+        // Not any more. Should it fail, others do without the gate until the next one.
+        let _ = guard.file.set_len(0);
+    }
+    let is_named = named.is_some_and(|named| named.id == id);
+    Ok((is_named || control.cx.mutated(Mutation::GateNotCompared)).then_some(guard))
 }
 
 fn unavailable(control: &Control, error: io::Error) -> Result<Outcome> {
