@@ -155,6 +155,7 @@ impl Cache {
         Ok(Some(Status {
             holder: view.holder,
             locked: view.gate_held,
+            private: view.private,
             epoch: view.head,
             file_system: view.file_system,
         }))
@@ -221,6 +222,9 @@ pub struct Status {
     pub holder: Option<Holder>,
     /// Whether some process has the kernel lock; `None` where kernel locks are not used.
     pub locked: Option<bool>,
+    /// Whether the lock's files may not be read by this user, being private to who made them: then there may be a holder, and
+    /// somebody who has the kernel lock, and neither is told.
+    pub private: bool,
     /// The highest epoch that ever acquired: how often the lock was taken.
     pub epoch: u64,
     /// The file system that the cache is on.

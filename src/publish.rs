@@ -270,6 +270,7 @@ impl NewTag {
         let known = lasting(&parts.entry.cx);
         let on_firm_ground = lasts.is_some() && *known == lasts;
         drop(known);
+        let mode = tag_mode(parts, &current);
         let tag = Tag {
             previous: current.record,
             next: next.clone(),
@@ -277,7 +278,7 @@ impl NewTag {
         let mut stage = Stage::create(parts.stage.hold(), syncs_all(&parts.entry.cx))?;
         stage.write(&tag.encode())?;
         stage.complete()?;
-        stage.set_mode(mode_for(parts, current.tag))?;
+        stage.set_mode(mode)?;
         Ok(NewTag {
             stage,
             folder: current.folder,
@@ -374,6 +375,12 @@ fn mode_for(parts: &Parts<'_>, replaced: Option<Metadata>) -> Option<u32> {
         .and_then(|metadata| metadata.mode)
         .map(|mode| mode & 0o777);
     of_file.or_else(|| parts.entry.cx.platform.default_mode())
+}
+
+/// What a tag tells of the payload is for those alone who may read that.
+fn tag_mode(parts: &Parts<'_>, current: &Current) -> Option<u32> {
+    let most = payload_mode(parts, current)?;
+    mode_for(parts, current.tag).map(|mode| mode & most)
 }
 
 fn payload_mode(parts: &Parts<'_>, current: &Current) -> Option<u32> {

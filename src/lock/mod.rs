@@ -393,6 +393,8 @@ fn take_gate(
 pub(crate) struct LockView {
     pub(crate) holder: Option<Holder>,
     pub(crate) gate_held: Option<bool>,
+    /// Whether this user may not read what says so.
+    pub(crate) private: bool,
     pub(crate) head: u64,
     pub(crate) file_system: FileSystem,
 }
@@ -402,16 +404,31 @@ pub(crate) fn view(control: &Control) -> Result<LockView> {
         .dir
         .file_system()
         .map_err(|error| control.failed("ask the file system of", "", error))?;
-    let sight = Sight::look(control)?;
-    let gate_held = if file_system.kernel_locks && !GUEST {
-        gate::is_held(control)?
-    } else {
-        None
+    // The lock's files are private to who made them; others may be told what the rest of the cache is like.
+    let mut private = false;
+    let mut unless_private = |error: Error| match error.is_permission() {
+        true => {
+            private = true;
+            Ok(())
+        }
+        false => Err(error),
     };
+    let (mut holder, mut gate_held) = (None, None);
+    match Sight::look(control) {
+        Ok(sight) => holder = sight.holder(),
+        Err(error) => unless_private(error)?,
+    }
+    if file_system.kernel_locks && !GUEST {
+        match gate::is_held(control) {
+            Ok(held) => gate_held = held,
+            Err(error) => unless_private(error)?,
+        }
+    }
     Ok(LockView {
-        holder: sight.holder(),
+        holder,
         gate_held,
-        head: sight.head,
+        private,
+        head: control.head()?,
         file_system,
     })
 }

@@ -80,6 +80,9 @@ fn state(entry: &Entry) -> Result<State, Failure> {
     }
 }
 
+/// What is not known.
+const PRIVATE: &str = "unknown: the lock's files are private to another user";
+
 fn settings_object(settings: &Settings) -> Value {
     let rows = settings.list().into_iter().map(|(names, value, source)| {
         let (kind, name, file, line) = match source {
@@ -210,12 +213,14 @@ fn table(
         Some(status) => {
             let holder = match &status.holder {
                 Some(holder) => holder.to_string(),
+                None if status.private => PRIVATE.to_owned(),
                 None => "nobody".to_owned(),
             };
             rows.push(("holder", holder));
             let locked = match status.locked {
                 Some(true) => "held",
                 Some(false) => "free",
+                None if status.private && status.file_system.kernel_locks => PRIVATE,
                 None => "not used",
             };
             rows.push(("kernel lock", locked.to_owned()));
