@@ -343,21 +343,58 @@ fn what_has_not_changed_is_not_opened_again() {
     assert_eq!(reads(), (b"changed".to_vec(), false));
 }
 
-/// Not after it was read, when some file systems speak of the file that has its name by then: a `Reader` would take what it has read
-/// for that one's.
-#[test]
-fn a_tag_is_looked_at_before_it_is_read() {
-    let world = World::simulated();
-    publish_another(&world, b"payload");
+/// Which calls a look at the tag makes.
+fn calls_on_tag(world: &World, look: impl FnOnce()) -> Vec<String> {
     let before = world.trace().len();
-    let found = entry(&world).reader().read().expect("whole");
-    assert_eq!(&found.expect("published")[..], b"payload");
+    look();
     let trace = &world.trace()[before..];
     let of_tag = trace.lines().filter(|line| line.ends_with("/tags/entry"));
-    let calls: Vec<_> = of_tag
+    of_tag
         .filter_map(|line| line.split(' ').rev().nth(1))
-        .collect();
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Not after it was read, when some file systems speak of the file that has its name by then: a `Reader` would take what it has read
+/// for that one's. Nor not at all where this look alone tells the system that what it remembers is old.
+#[test]
+fn a_tag_is_looked_at_before_it_is_read_if_that_matters() {
+    let world = World::simulated();
+    publish_another(&world, b"payload");
+    let remote = World::simulated();
+    make_remote(&remote);
+    publish_another(&remote, b"payload");
+    let read = |world: &World| {
+        let entry = entry(world);
+        calls_on_tag(world, || {
+            entry.read().expect("whole").expect("published");
+        })
+    };
+    let reread = || {
+        entry(&world)
+            .reader()
+            .read()
+            .expect("whole")
+            .expect("published");
+    };
+    assert_eq!(read(&world), ["OpenRead", "Read"]);
+    assert_eq!(read(&remote), ["OpenRead", "Metadata", "Read"]);
+    let calls = calls_on_tag(&world, reread);
     assert_eq!(calls, ["OpenRead", "Metadata", "Read"]);
+}
+
+#[test]
+fn the_way_to_a_tag_is_opened_anew_when_there_is_none_at_its_end() {
+    let world = World::simulated();
+    publish_another(&world, b"before");
+    let entry = entry(&world);
+    entry.read().expect("whole").expect("published");
+    world.rename("/cache/.cachelock", "/cache/elsewhere");
+    world.remove("/cache/elsewhere/tags/entry");
+    publish_another(&world, b"after");
+    let found = entry.read().expect("whole").expect("published");
+    assert_eq!(found.as_ref(), b"after");
+    assert_eq!(found.meta().verification, Verification::Verified);
 }
 
 /// By somebody who knows nothing of publishing, and never rests.
