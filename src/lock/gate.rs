@@ -10,9 +10,10 @@
 //! and the caller waits for that thread, for its deadline, and for its cancellation. Meanwhile it looks at `head` and at the
 //! last claim from time to time: the lock's holder may be frozen ([`Stall`]).
 //!
-//! Whoever has waited for the gate and saw its holder stand still makes its file one byte long: all others, those that come later
-//! included, then need not find that out again. Whoever gets the kernel lock next empties it. So that byte says, about a gate that
-//! is held: it has been stuck since it was taken. Nothing rests on it but how long others wait.
+//! Whoever has waited for the gate and saw its holder stand still makes its file as long as the last epoch and one byte: all others,
+//! those that come later included, then need not find that out again. Whoever gets the kernel lock next empties it. So of a gate
+//! that is held the length says: its holder stood still at that epoch. Once there is a later claim by a holder of the gate that is
+//! no news any more. Nothing rests on it but how long others wait.
 //!
 //! The file's identity is compared after locking: somebody may have deleted the name meanwhile, and two processes with locks
 //! on two files would both believe that the other is dead. For the same reason the claim's record names the gate.
@@ -23,7 +24,7 @@ use std::time::{Duration, SystemTime};
 
 use cachelock_platform::{Access, Event, File, FileId, Metadata, Monotonic, Platform};
 
-use super::claim::Kind;
+use super::claim::{Claim, Kind};
 use super::expiry::{Observation, Sight};
 use super::helper::{Client, Helper, Lock};
 use super::local::LocalCache;
@@ -118,7 +119,10 @@ pub(crate) fn acquire(
                     Some(guard) => return Ok(Outcome::Held(guard)),
                     None => continue,
                 },
-                Ok(false) if stuck => return Ok(Outcome::Bypass(Kind::LeaseOnly)),
+                // Looked at once more: another caller may have got the lock and emptied the file since it was opened.
+                Ok(false) if stuck && is_still_stuck(control, id)? => {
+                    return Ok(Outcome::Bypass(Kind::LeaseOnly));
+                }
                 Ok(false) if waiter.is_out_of_time() => {
                     let passes = glances < GLANCES && is_glance(control)?;
                     if !passes {
@@ -205,14 +209,13 @@ fn wait(
             };
             stall.sees_gate(gate.modified);
             let sight = Sight::look(control)?;
-            let kind = match is_stuck(&gate) {
-                true => Some(Kind::LeaseOnly),
-                false => stall.judge(control, waiter, observation, &sight),
-            };
-            if let Some(kind) = kind {
+            if is_stuck(&gate, &sight) {
+                return Ok(Some(Outcome::Bypass(Kind::LeaseOnly)));
+            }
+            if let Some(kind) = stall.judge(control, waiter, observation, &sight) {
                 client.set_stuck();
                 if kind == Kind::Bypass {
-                    say_stuck(control, id);
+                    say_stuck(control, id, &sight);
                 }
                 return Ok(Some(Outcome::Bypass(kind)));
             }
@@ -308,6 +311,7 @@ impl Stall {
 struct Opened {
     file: Arc<dyn File>,
     id: FileId,
+    /// Whether somebody has said so, and nobody has had the lock since.
     stuck: bool,
 }
 
@@ -323,24 +327,33 @@ fn open(control: &Control) -> Result<Opened> {
             return Ok(Opened {
                 file: Arc::from(file),
                 id: metadata.id,
-                stuck: is_stuck(&metadata),
+                stuck: metadata.len > 0,
             });
         }
         control.create_new(GATE, PRIVATE)?;
     }
 }
 
-/// Whether somebody has waited out whoever has the gate.
-fn is_stuck(gate: &Metadata) -> bool {
-    gate.len > 0
+/// Whether somebody has waited out whoever has the gate, who has not acquired since.
+fn is_stuck(gate: &Metadata, sight: &Sight) -> bool {
+    let acquired =
+        |record: Claim| matches!(record.kind, Kind::Gated(_)) && record.epoch >= gate.len;
+    gate.len > 0 && !sight.record().is_some_and(acquired)
 }
 
-/// For all others; should it fail, they wait as long. Whoever got the gate a moment ago may be taken for stuck so, until the next
-/// one.
-fn say_stuck(control: &Control, id: FileId) {
+fn is_still_stuck(control: &Control, id: FileId) -> Result<bool> {
+    let gate = control.stat(GATE)?.filter(|gate| gate.id == id);
+    Ok(match gate {
+        Some(gate) => is_stuck(&gate, &Sight::look(control)?),
+        None => false,
+    })
+}
+
+/// For all others; should it fail, they wait as long.
+fn say_stuck(control: &Control, id: FileId, sight: &Sight) {
     let gate = control.open(GATE, Access::Write).ok().flatten();
     if let Some((file, _)) = gate.filter(|(_, gate)| gate.id == id) {
-        let _ = file.set_len(1);
+        let _ = file.set_len(sight.last.saturating_add(1));
     }
 }
 
@@ -348,8 +361,8 @@ fn say_stuck(control: &Control, id: FileId) {
 fn confirm(control: &Control, file: Arc<dyn File>, id: FileId) -> Result<Option<GateGuard>> {
     let guard = GateGuard { file, id };
     let named = control.stat(GATE)?;
-    if named.as_ref().is_some_and(is_stuck) {
-        // Not any more. Should it fail, others do without the gate until the next one.
+    if named.is_some_and(|named| named.len > 0) {
+        // Not stuck any more. Should it fail, others do without the gate until the next one.
         let _ = guard.file.set_len(0);
     }
     let is_named = named.is_some_and(|named| named.id == id);

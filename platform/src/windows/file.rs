@@ -1,8 +1,8 @@
 //! Open files and their kernel lock.
 //!
 //! The lock is `LockFileEx`, through `fs4`, on all bytes that a file could have. It belongs to the handle, so two handles
-//! exclude each other even in one process. It also keeps others from reading those bytes, which matters to nobody: only a
-//! file without bytes is ever locked. The system gives it back when the process ends, soon but not at once.
+//! exclude each other even in one process. It also keeps others from reading those bytes, which matters to nobody: of
+//! the file that is locked only the length says anything. The system gives it back when the process ends, soon but not at once.
 //!
 //! While a thread blocks in the lock, every other call on the same handle waits for it.
 
