@@ -404,31 +404,27 @@ pub(crate) fn view(control: &Control) -> Result<LockView> {
         .dir
         .file_system()
         .map_err(|error| control.failed("ask the file system of", "", error))?;
-    // The lock's files are private to who made them; others may be told what the rest of the cache is like.
-    let mut private = false;
-    let mut unless_private = |error: Error| match error.is_permission() {
-        true => {
-            private = true;
-            Ok(())
-        }
-        false => Err(error),
+    let sight = unless_private(Sight::look(control))?;
+    let gate_held = if file_system.kernel_locks && !GUEST {
+        unless_private(gate::is_held(control))?
+    } else {
+        Some(None)
     };
-    let (mut holder, mut gate_held) = (None, None);
-    match Sight::look(control) {
-        Ok(sight) => holder = sight.holder(),
-        Err(error) => unless_private(error)?,
-    }
-    if file_system.kernel_locks && !GUEST {
-        match gate::is_held(control) {
-            Ok(held) => gate_held = held,
-            Err(error) => unless_private(error)?,
-        }
-    }
     Ok(LockView {
-        holder,
-        gate_held,
-        private,
-        head: control.head()?,
+        private: sight.is_none() || gate_held.is_none(),
+        head: sight
+            .as_ref()
+            .map_or_else(|| control.head(), |sight| Ok(sight.head))?,
+        holder: sight.and_then(|sight| sight.holder()),
+        gate_held: gate_held.flatten(),
         file_system,
     })
+}
+
+/// The lock's files are private to who made them; others may be told what the rest of the cache is like.
+fn unless_private<T>(found: Result<T>) -> Result<Option<T>> {
+    match found {
+        Err(error) if error.is_permission() => Ok(None),
+        found => found.map(Some),
+    }
 }
