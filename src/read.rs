@@ -171,9 +171,8 @@ pub(crate) struct Look<P> {
 
 pub(crate) fn look<I: Intake>(entry: &Entry, glance: Glance) -> Result<Look<I::Output>> {
     let mut mismatches = Mismatches::default();
-    let mut attempts = 0;
+    let mut replaced = 0;
     loop {
-        attempts += 1;
         let Some(root) = entry.cache.root()? else {
             return Ok(Look {
                 found: Found::Missing,
@@ -187,9 +186,7 @@ pub(crate) fn look<I: Intake>(entry: &Entry, glance: Glance) -> Result<Look<I::O
                     return Ok(look);
                 }
             }
-            Err(Again::Mismatch(reason, version))
-                if mismatches.convince(&root, &version) || attempts >= MISMATCHES =>
-            {
+            Err(Again::Mismatch(reason, version)) if mismatches.convince(&root, &version) => {
                 entry.cx.emit(&Event {
                     entry: Some(entry.name.as_str()),
                     detail: Some(&reason),
@@ -198,7 +195,7 @@ pub(crate) fn look<I: Intake>(entry: &Entry, glance: Glance) -> Result<Look<I::O
                 return Err(Error::corrupt(&entry.path(), reason));
             }
             Err(Again::Mismatch(..)) => root.forget_tags(),
-            Err(Again::Replaced) if attempts < ATTEMPTS => {}
+            Err(Again::Replaced) if replaced < REPLACED => replaced += 1,
             Err(Again::Replaced) => {
                 let reason = "it is replaced all the time; ask again";
                 let reason = failure(io::ErrorKind::Other, reason);
@@ -209,10 +206,7 @@ pub(crate) fn look<I: Intake>(entry: &Entry, glance: Glance) -> Result<Look<I::O
 }
 
 /// How often a payload may be replaced while it is read: more than anybody publishes, less than for ever.
-const ATTEMPTS: u32 = 10_000;
-
-/// What mismatches after so many is corrupt, whatever it is: somebody changes it all the time, and does not publish.
-const MISMATCHES: u32 = 100;
+const REPLACED: u32 = 10_000;
 
 /// Why a look has to be repeated.
 enum Again {

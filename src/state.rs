@@ -17,24 +17,30 @@ use crate::tag::{Content, Record, Tag};
 /// What two looks must have in common to have seen the same thing.
 pub(crate) type Version = (Option<(FileId, u64, std::time::SystemTime)>, Vec<u8>);
 
-/// Attempts in a row that saw the same payload and the same tag, which do not go together.
+/// Attempts that saw a payload and a tag which do not go together.
 #[derive(Default)]
 pub(crate) struct Mismatches {
     last: Option<Version>,
-    count: u32,
+    /// How many in a row were as the last.
+    same: u32,
+    all: u32,
 }
+
+/// So many are corrupt, whatever they saw: somebody changes it all the time, and does not publish.
+const MISMATCHES: u32 = 100;
 
 impl Mismatches {
     /// Takes in what one more attempt saw, and tells whether that is how things are: twice the same is, where the file
     /// system shows the truth. What another kernel or server remembers may for a moment mix two payloads more than once.
     pub(crate) fn convince(&mut self, root: &Root, version: &Version) -> bool {
+        self.all += 1;
         if self.last.as_ref() == Some(version) {
-            self.count += 1;
+            self.same += 1;
         } else {
-            self.count = 1;
+            self.same = 1;
             self.last = Some(version.clone());
         }
-        self.count >= 10 || (self.count >= 2 && !root.is_remote())
+        self.same >= 10 || (self.same >= 2 && !root.is_remote()) || self.all >= MISMATCHES
     }
 }
 

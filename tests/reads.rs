@@ -418,6 +418,27 @@ fn a_payload_that_is_another_at_each_look_is_corrupt_in_the_end() {
     assert_eq!(looks, 100);
 }
 
+/// What was replaced while it was read, however often, makes nothing corrupt that mismatches once.
+#[test]
+fn a_mismatch_after_many_publishes_is_no_more_corrupt_than_another() {
+    let world = World::simulated();
+    publish_another(&world, b"0");
+    let entry = entry(&world);
+    let task = world.spawn(&world.process("reader"), "main", move || entry.read());
+    for round in 1..=120_u8 {
+        world.run_to(&task, |call| on_tag(call, Op::OpenRead));
+        publish_another(&world, &[round]);
+        world.run_to(&task, |call| on_payload(call, Op::OpenRead));
+    }
+    let right = world.read_file(TAG).expect("it is there");
+    world.plant_file(TAG, b"wrong");
+    world.run_to(&task, |call| on_tag(call, Op::OpenRead));
+    world.run_to(&task, |call| on_payload(call, Op::OpenRead));
+    world.plant_file(TAG, &right);
+    let found = world.finish(task).expect("not corrupt").expect("published");
+    assert_eq!(found.as_ref(), [120]);
+}
+
 /// A large payload is read from its file while the caller takes it, which keeps it as it was; a guest has no such file.
 #[test]
 fn a_stream_is_the_payload_that_was_opened_whoever_publishes_meanwhile() {
