@@ -11,7 +11,7 @@ use cachelock_platform::{Quoted, cut};
 
 use crate::error::{Error, Result};
 use crate::key::Key;
-use crate::text::{self, Lines, Writer};
+use crate::text::{self, Writer};
 use crate::time;
 use crate::validators::Validators;
 
@@ -149,7 +149,7 @@ impl Tag {
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, String> {
         let mut drafts: [Option<Draft<'_>>; 2] = [None, None];
         let mut current = None;
-        for (key, value) in Lines::parse(bytes, FORMAT)? {
+        text::parse(bytes, FORMAT, &mut |key, value| {
             if key == "record" {
                 let index = match value {
                     "previous" => 0,
@@ -164,7 +164,8 @@ impl Tag {
             } else if let Some(draft) = current.and_then(|index| drafts[index].as_mut()) {
                 draft.line(key, value)?;
             }
-        }
+            Ok(())
+        })?;
         let [previous, next] = drafts;
         Ok(Tag {
             previous: previous.ok_or("its previous record is missing")?.finish()?,

@@ -52,9 +52,6 @@ impl Writer {
     }
 }
 
-/// Reads a document whose check has been verified.
-pub(crate) struct Lines<'a>(&'a str);
-
 /// The first line, without its end, and what follows.
 fn first_line(text: &str) -> (&str, &str) {
     match cut(text, b'\n') {
@@ -63,49 +60,43 @@ fn first_line(text: &str) -> (&str, &str) {
     }
 }
 
-impl<'a> Lines<'a> {
-    /// `bytes` as a document of `format`, or why it is none.
-    pub(crate) fn parse(bytes: &'a [u8], format: &str) -> Result<Self, String> {
-        let text = std::str::from_utf8(bytes).map_err(|_| "it is not text".to_owned())?;
-        let (first, lines) = first_line(text);
-        let found = first
-            .strip_prefix("cachelock ")
-            .ok_or("it is not a file of cachelock")?;
-        if found != format {
-            return Err(format!(
-                "it has the format {} and this version reads {}",
-                Quoted(found),
-                Quoted(format)
-            ));
-        }
-        let mut rest = lines;
-        while !rest.is_empty() && !rest.starts_with(CHECK) {
-            (_, rest) = first_line(rest);
-        }
-        let before = |whole: &'a str| whole.get(..whole.len() - rest.len()).unwrap_or(whole);
-        let (body, lines) = (before(text), before(lines));
-        let Some(rest) = rest.strip_prefix(CHECK) else {
-            return Err("its check is missing".into());
-        };
-        let (check, _) = first_line(rest);
-        if check.len() != 16 || unsigned(check, 16) != Some(xxh3_64(body.as_bytes()).into()) {
-            return Err("its check does not match".into());
-        }
-        Ok(Lines(lines))
+/// Reads `bytes` as a document of `format`, and gives `line` each key and its value; or tells why it is none. What `line` says of
+/// them is believed once the check has shown that they are what was written: it must not act on them.
+pub(crate) fn parse<'a>(
+    bytes: &'a [u8],
+    format: &str,
+    line: &mut dyn FnMut(&'a str, &'a str) -> Result<(), String>,
+) -> Result<(), String> {
+    let text = std::str::from_utf8(bytes).map_err(|_| "it is not text".to_owned())?;
+    let (first, mut rest) = first_line(text);
+    let found = first
+        .strip_prefix("cachelock ")
+        .ok_or("it is not a file of cachelock")?;
+    if found != format {
+        return Err(format!(
+            "it has the format {} and this version reads {}",
+            Quoted(found),
+            Quoted(format)
+        ));
     }
-}
-
-impl<'a> Iterator for Lines<'a> {
-    type Item = (&'a str, &'a str);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.0.is_empty() {
-            return None;
+    let mut read = Ok(());
+    while !rest.is_empty() && !rest.starts_with(CHECK) {
+        let (found, after) = first_line(rest);
+        if read.is_ok() {
+            let (key, value) = cut(found, b' ').unwrap_or((found, ""));
+            read = line(key, value);
         }
-        let (line, rest) = first_line(self.0);
-        self.0 = rest;
-        Some(cut(line, b' ').unwrap_or((line, "")))
+        rest = after;
     }
+    let body = text.get(..text.len() - rest.len()).unwrap_or(text);
+    let Some(rest) = rest.strip_prefix(CHECK) else {
+        return Err("its check is missing".into());
+    };
+    let (check, _) = first_line(rest);
+    if check.len() != 16 || unsigned(check, 16) != Some(xxh3_64(body.as_bytes()).into()) {
+        return Err("its check does not match".into());
+    }
+    read
 }
 
 pub(crate) fn number<T: TryFrom<u128>>(key: &str, value: &str) -> Result<T, String> {
@@ -189,6 +180,21 @@ fn badly_escaped(value: &str) -> String {
 mod tests {
     use super::*;
 
+    /// What a document of the format `test 1` says.
+    fn read(bytes: &[u8]) -> Result<Vec<(&str, &str)>, String> {
+        let mut lines = Vec::new();
+        parse(bytes, "test 1", &mut |key, value| {
+            lines.push((key, value));
+            Ok(())
+        })?;
+        Ok(lines)
+    }
+
+    fn checked(body: &str) -> String {
+        let check = xxh3_64(body.as_bytes());
+        format!("{body}{CHECK}{check:016x}\n")
+    }
+
     #[test]
     fn a_number_with_a_sign_is_none() {
         assert_eq!(digits::<u64>("17"), Some(17));
@@ -204,9 +210,9 @@ mod tests {
             })
             .find(|text| text.contains("check 0"))
             .expect("one in sixteen");
-        assert!(Lines::parse(text.as_bytes(), "test 1").is_ok());
+        assert!(read(text.as_bytes()).is_ok());
         let signed = text.replace("check 0", "check +");
-        assert!(Lines::parse(signed.as_bytes(), "test 1").is_err());
+        assert!(read(signed.as_bytes()).is_err());
     }
 
     #[test]
@@ -219,7 +225,9 @@ mod tests {
             texts.extend(more);
         }
         for text in texts {
-            let found: Vec<_> = Lines(&text).collect();
+            let whole = checked(&format!("cachelock test 1\n{text}\n"));
+            let found = read(whole.as_bytes()).unwrap();
+            let text = format!("{text}\n");
             let expected = text
                 .lines()
                 .map(|line| line.split_once(' ').unwrap_or((line, "")));
@@ -242,7 +250,7 @@ mod tests {
         writer.number("epoch", u64::MAX);
         writer.hex("nonce", 7);
         let text = writer.finish();
-        let lines: Vec<_> = Lines::parse(text.as_bytes(), "test 1").unwrap().collect();
+        let lines: Vec<_> = read(text.as_bytes()).unwrap();
         assert_eq!(lines.len(), 3);
         assert_eq!(unescape(lines[0].1).unwrap(), "a b%c\nd\u{85}é");
         assert_eq!(number::<u64>("epoch", lines[1].1), Ok(u64::MAX));
@@ -262,18 +270,24 @@ mod tests {
                 if flipped.eq_ignore_ascii_case(&text) {
                     continue;
                 }
-                assert!(
-                    Lines::parse(&flipped, "test 1").is_err(),
-                    "byte {at}, bit {bit}"
-                );
+                assert!(read(&flipped).is_err(), "byte {at}, bit {bit}");
             }
         }
         for length in 0..text.len() - 1 {
-            assert!(
-                Lines::parse(&text[..length], "test 1").is_err(),
-                "cut to {length}"
-            );
+            assert!(read(&text[..length]).is_err(), "cut to {length}");
         }
+    }
+
+    #[test]
+    fn what_a_line_says_is_believed_only_with_its_check() {
+        let refuse = |bytes: &[u8]| parse(bytes, "test 1", &mut |key, _| Err(key.to_owned()));
+        let whole = checked("cachelock test 1\na 1\nb 2\n");
+        assert_eq!(refuse(whole.as_bytes()), Err("a".to_owned()), "the first");
+        let torn = whole.replace("b 2", "b 3");
+        assert_eq!(
+            refuse(torn.as_bytes()),
+            Err("its check does not match".to_owned())
+        );
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use cachelock_platform::{FileId, GUEST, cut};
 
-use crate::text::{self, Lines, Writer};
+use crate::text::{self, Writer};
 use crate::time;
 
 /// The length of every complete record. One sector: no system that we know writes less at once.
@@ -108,7 +108,7 @@ impl Claim {
             boot: None,
             host: None,
         };
-        for (key, value) in Lines::parse(bytes, FORMAT)? {
+        text::parse(bytes, FORMAT, &mut |key, value| {
             match key {
                 "state" => state = Some(value),
                 "epoch" => epoch = Some(text::number(key, value)?),
@@ -123,7 +123,8 @@ impl Claim {
                 "host" => claim.host = Some(plain_host(&text::unescape(value)?)),
                 _ => {}
             }
-        }
+            Ok(())
+        })?;
         claim.released = match state {
             Some("held") => false,
             Some("released") => true,
