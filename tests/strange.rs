@@ -184,6 +184,51 @@ fn files_and_directories_of_others_are_refused_unless_the_cache_is_shared() {
     }
 }
 
+/// The gate and the claim are private to who made them. Whoever may not read them is told all else.
+#[test]
+fn what_another_user_may_not_read_of_the_lock_is_unknown_and_no_error() {
+    let (world, process) = published();
+    let (asked, reads) = (process.clone(), |path: &'static str| {
+        let (dir, name) = path.rsplit_once('/').expect("absolute");
+        move |call: &Call| call.op == Op::OpenRead && &*call.dir == dir && call.name == name
+    });
+    let status = |world: &World| {
+        let cache = builder(&asked).open().expect("nothing is touched");
+        world.finish(world.spawn(&asked, "main", move || cache.status()))
+    };
+    let holder = world.process("holder");
+    let cache = builder(&holder).open().expect("nothing is touched");
+    let held = world.spawn(&holder, "main", move || cache.lock().map(drop));
+    world.run_to(&held, |call| call.is(Op::Unlink, "claim-"));
+    let denied = || Fault::Error(IoError::PermissionDenied);
+    for (refused, expected) in [
+        (&[][..], (true, Some(true), false)),
+        // Without the claim a hold for an instant looks like any other.
+        (&[CLAIM], (false, None, true)),
+        (&[GATE], (true, None, true)),
+        (&[CLAIM, GATE], (false, None, true)),
+    ] {
+        for path in refused {
+            world.inject(reads(path), denied(), usize::MAX);
+        }
+        let found = status(&world).expect("that is no error").expect("a cache");
+        let said = (found.holder.is_some(), found.locked, found.private);
+        assert_eq!(said, expected, "without {refused:?}");
+        assert_eq!(found.epoch, 2, "without {refused:?}");
+        world.clear_faults();
+    }
+    for path in [CLAIM, GATE] {
+        world.inject(reads(path), Fault::Error(IoError::Other), usize::MAX);
+        assert_says(
+            &status(&world).expect_err("it is broken"),
+            path,
+            "cannot open",
+        );
+        world.clear_faults();
+    }
+    world.finish(held).expect("nobody has overtaken it");
+}
+
 #[test]
 fn the_control_directory_is_as_open_as_the_cache_and_no_more_than_that() {
     for (mode, expected) in [(0o700, 0o700), (0o751, 0o751), (0o777, 0o755)] {
