@@ -14,6 +14,9 @@ use crate::control::Control;
 use crate::exit::Failure;
 use crate::input::{self, Message, Pieces};
 
+/// How long COMMAND has before it is asked to end, if it may have been told by whoever told this program: its clean-up must not be
+/// cut short by a second signal.
+const TOLD: Duration = Duration::from_secs(1);
 /// How long COMMAND has between the request to end and the end.
 const GRACE: Duration = Duration::from_secs(2);
 /// How often to look whether COMMAND has ended, when nothing says so and that is all there is to wait for.
@@ -165,8 +168,9 @@ struct Running {
     /// Whether its end is a message.
     rings: bool,
     status: Option<ExitStatus>,
-    /// Why it must end, and when it is killed.
+    /// Why it must end, when it is asked to, and when it is killed.
     stopping: Option<Failure>,
+    ask_at: Option<Instant>,
     kill_at: Option<Instant>,
 }
 
@@ -179,6 +183,7 @@ impl Running {
             rings: false,
             status: None,
             stopping: None,
+            ask_at: None,
             kill_at: None,
         }
     }
@@ -197,11 +202,10 @@ impl Running {
             {
                 self.stop(reason);
             }
-            if self
-                .kill_at
-                .is_some_and(|kill_at| Instant::now() >= kill_at)
-            {
-                self.kill_at = None;
+            if is_due(&mut self.ask_at) {
+                self.ask();
+            }
+            if is_due(&mut self.kill_at) {
                 // It may have ended just now.
                 let _ = self.child.kill();
             }
@@ -258,9 +262,15 @@ impl Running {
         }
     }
 
-    /// Asks the child to end.
     fn stop(&mut self, reason: Failure) {
+        let told = matches!(&reason, Failure::Terminated(termination) if termination.is_shared());
+        let patience = if told { TOLD } else { Duration::ZERO };
+        self.ask_at = Some(Instant::now() + patience);
         self.stopping = Some(reason);
+    }
+
+    /// Asks the child to end.
+    fn ask(&mut self) {
         if self.status.is_some() {
             return;
         }
@@ -275,6 +285,11 @@ impl Running {
             }
         }
     }
+}
+
+/// Whether it is time, and that for the first time.
+fn is_due(at: &mut Option<Instant>) -> bool {
+    at.take_if(|at| Instant::now() >= *at).is_some()
 }
 
 impl Drop for Running {

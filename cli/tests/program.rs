@@ -310,6 +310,44 @@ fn a_signal_ends_command_and_wait_and_leaves_nothing() {
     }
 }
 
+/// The terminal's signal is for all that run in it. A request to end right behind it would cut short what COMMAND does about it.
+#[test]
+fn ctrl_c_leaves_command_the_time_to_clean_up_and_no_more_than_that() {
+    use std::os::unix::process::CommandExt as _;
+
+    let place = Place::new();
+    let cleans_up = "trap 'for i in 1 2 3 4 5; do sleep 0.05; done; touch cleaned; exit 3' INT HUP; trap 'touch cut; exit 4' TERM";
+    let does_not = "trap '' INT HUP; trap 'touch cut; exit 4' TERM";
+    for (name, expected) in [("INT", 130), ("HUP", 129)] {
+        for (traps, cleaned) in [(cleans_up, true), (does_not, false)] {
+            let script = format!("{traps}; echo half; touch runs; while :; do sleep 0.02; done");
+            let words = ["refresh", "FILE", "--", "sh", "-c", &script];
+            let mut command = place.command(&words);
+            let child = command.process_group(0).spawn().expect("it starts");
+            let beside = ["runs", "cleaned", "cut"].map(|name| place.beside(name));
+            eventually("COMMAND runs", || exists(&beside[0]));
+            let all = format!("-{}", child.id());
+            let mut sent = Command::new("kill");
+            sent.args([&format!("-{name}"), "--", &all]);
+            assert!(sent.status().expect("kill runs").success());
+            let started = Instant::now();
+            let out = child.wait_with_output().expect("it ends");
+            let took = started.elapsed();
+            assert_eq!(code(&out), expected, "{}", stderr(&out));
+            let found = beside[1..].iter().map(|path| exists(path));
+            assert!(found.eq([cleaned, !cleaned]), "{name}: {cleaned}");
+            if !cleaned {
+                assert!(took >= Duration::from_secs(1), "{name}: {took:?}");
+            }
+            for path in beside {
+                let _ = fs::remove_file(path);
+            }
+            assert!(!exists(&place.entry()));
+            place.assert_clean();
+        }
+    }
+}
+
 #[test]
 fn a_read_only_cache_can_be_read_and_refreshing_it_is_77() {
     use std::os::unix::fs::PermissionsExt as _;

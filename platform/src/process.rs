@@ -27,6 +27,13 @@ impl Termination {
             Self::Hangup => 129,
         }
     }
+
+    /// Whether the programs that this one has started may have got it, too: a terminal sends Ctrl-C, and that it is gone, to all
+    /// programs in its foreground; `kill` sends to one alone. On Windows each event is for all that share the console.
+    #[must_use]
+    pub const fn is_shared(self) -> bool {
+        cfg!(windows) || matches!(self, Self::Interrupt | Self::Hangup)
+    }
 }
 
 /// Whether this target can start programs at all.
