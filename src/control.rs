@@ -186,7 +186,8 @@ impl Control {
         found(self.fresh()?.glance(name)).map_err(|error| self.failed("look at", name, error))
     }
 
-    /// Opens a file that must be ours; `None` if it does not exist.
+    /// Opens a file that must be ours; `None` if it does not exist. What is to be written must be known to be ours and nothing
+    /// else: see [`Control::check_alone`].
     pub(crate) fn open(
         &self,
         name: &str,
@@ -201,12 +202,22 @@ impl Control {
         Ok(Some((file, metadata)))
     }
 
-    /// Refuses what is not an ordinary file of this user with one name.
+    /// Refuses to write where another name may lead to somebody's file, which was given ours. What is read or replaced may have
+    /// other names: those of a copy that shares its files with the cache (`cp -al`), say.
+    pub(crate) fn check_alone(&self, name: &str, metadata: &Metadata) -> Result<()> {
+        match metadata.links {
+            0 | 1 => Ok(()),
+            _ => Err(Error::not_a_file(
+                &self.path(name),
+                "has a second name (a hard link)",
+            )),
+        }
+    }
+
+    /// Refuses what is not an ordinary file of this user.
     fn check_ours(&self, name: &str, metadata: &Metadata) -> Result<()> {
         let reason = if metadata.kind != FileKind::File {
             NO_FILE.to_owned()
-        } else if metadata.links > 1 {
-            "has a second name (a hard link)".to_owned()
         } else if let (Owner::Other(user), false) = (metadata.owner, self.any_owner) {
             format!("belongs to the user with the number {user}")
         } else {

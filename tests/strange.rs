@@ -7,7 +7,7 @@ use cachelock::platform::Owner;
 use cachelock::platform::memory::{Call, Fault, Op, Process, World};
 use cachelock::{CacheBuilder, Error, ErrorKind};
 
-use support::{builder, publish, read};
+use support::{LEASE, builder, publish, read, sleep};
 
 mod support;
 
@@ -181,6 +181,41 @@ fn files_and_directories_of_others_are_refused_unless_the_cache_is_shared() {
         assert!(status.is_some(), "{path}");
         let shared = builder(&process).allow_shared(true);
         publishes(&world, &process, shared).expect("it may be shared");
+    }
+}
+
+/// Of a copy that shares its files with the cache (`cp -al`), say; or what another user can do who may only look.
+#[test]
+fn second_names_of_the_locks_files_are_in_nobodys_way() {
+    let (world, process) = published();
+    let guest = world.guest("guest");
+    for holder in [&process, &guest] {
+        let (own, disk) = (holder.clone(), world.clone());
+        let cache = builder(holder).open().expect("nothing is touched");
+        let held = world.spawn(holder, "main", move || {
+            let mut refresh = cache.entry("entry")?.refresh()?;
+            disk.plant_dir("/copy");
+            let names = disk.list(CONTROL).into_iter();
+            for name in names.filter(|name| name != "tags") {
+                disk.link(&format!("{CONTROL}/{name}"), &format!("/copy/{name}"));
+            }
+            for _ in 0..30 {
+                sleep(&own, LEASE / 10);
+                refresh.heartbeat()?;
+            }
+            std::io::Write::write_all(&mut refresh, b"long").expect("there is room");
+            refresh.publish().map(drop).map_err(Error::from)
+        });
+        let waiter = world.process("waiter");
+        let waits = builder(&waiter).open().expect("nothing is touched");
+        let waits = world.spawn(&waiter, "main", move || waits.lock().map(drop));
+        world.finish(held).expect("it was beaten");
+        world.finish(waits).expect("nobody has it any more");
+        publishes(&world, &process, builder(&process)).expect("nobody is in the way");
+        for path in [GATE, HEAD] {
+            let links = world.metadata(path).map(|found| found.links);
+            assert_eq!(links, Some(1), "{path} is the cache's alone again");
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use cachelock::platform::{self, process, standard};
-use cachelock::{ErrorKind, Produced, Published, Refresh, Validators};
+use cachelock::{ErrorKind, Produced, Published, Refresh, Scratch, Validators};
 
 use crate::args::Producer;
 use crate::command::{self, CHECK_EVERY, Checks, Work as _};
@@ -85,7 +85,8 @@ fn from_command(
     validators: &mut Validators,
 ) -> Result<Produced, Failure> {
     let previous = refresh.previous()?;
-    let scratch = refresh.scratch()?;
+    let answer = Answer(refresh.scratch()?);
+    let scratch = &answer.0;
     let mut variables = BTreeMap::from([
         (FILE.into(), refresh.entry().path().into_os_string()),
         (VALIDATORS.into(), scratch.path().into_os_string()),
@@ -120,15 +121,25 @@ fn from_command(
             ErrorKind::Limit => {
                 Failure::Validators(format!("has more than {VALIDATORS_MAX} bytes"))
             }
-            ErrorKind::NotAFile => {
-                // A directory would stay, and be in the way of everybody.
-                let _ = std::fs::remove_dir(scratch.path());
-                Failure::Validators("is no ordinary file any more".to_owned())
-            }
+            ErrorKind::NotAFile => Failure::Validators("is no ordinary file any more".to_owned()),
             _ => error.into(),
         })?;
     parse(&left, validators)?;
     Ok(produced)
+}
+
+/// The file for what COMMAND says. If it has become a directory, that goes with it: nothing else removes one, and it would be in
+/// the way of everybody.
+struct Answer(Scratch);
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        let path = self.0.path();
+        if path.symlink_metadata().is_ok_and(|found| found.is_dir()) {
+            // If this fails, the next holder says what is in its way.
+            let _ = std::fs::remove_dir_all(path);
+        }
+    }
 }
 
 fn is_validator(name: &OsStr) -> bool {

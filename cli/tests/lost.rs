@@ -115,21 +115,23 @@ fn a_heartbeat_that_fails_is_a_warning_and_no_loss() {
     let mut command = place.command(&["lock", "DIR", "--lease", "600ms", "--", "sh", "-c", script]);
     let mut holder = command.stdin(Stdio::piped()).spawn().expect("it starts");
     eventually("COMMAND runs", || exists(&place.beside("held")));
-    // A claim with a second name could be anybody's.
     let claim = fs::read_dir(place.cache().join(".cachelock"))
         .expect("a control directory")
         .map(|entry| entry.expect("an entry").path())
         .find(|path| path.to_string_lossy().contains("claim-"))
         .expect("it is held");
-    fs::hard_link(&claim, place.beside("second")).expect("on one file system");
+    let aside = place.beside("aside");
+    fs::rename(&claim, &aside).expect("on one file system");
+    fs::create_dir(&claim).expect("a directory in its place");
     let mut errors = BufReader::new(holder.stderr.take().expect("a pipe"));
     let mut said = String::new();
     errors.read_line(&mut said).expect("text");
     assert!(
-        said.contains("warning: the lease on ") && said.contains("hard link"),
+        said.contains("warning: the lease on ") && said.contains("not an ordinary file"),
         "{said}"
     );
-    fs::remove_file(place.beside("second")).expect("ours");
+    fs::remove_dir(&claim).expect("ours");
+    fs::rename(&aside, &claim).expect("on one file system");
     drop(holder.stdin.take());
     errors.read_to_string(&mut said).expect("text");
     assert_eq!(said.lines().count(), 1, "{said}");

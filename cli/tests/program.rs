@@ -377,6 +377,39 @@ fn a_read_only_cache_can_be_read_and_refreshing_it_is_77() {
 }
 
 #[test]
+fn a_copy_of_hard_links_and_its_cache_go_on_and_apart() {
+    let place = Place::new();
+    place.publish("old");
+    let holder = place.start(&[
+        "lock",
+        "DIR",
+        "--lease",
+        "500ms",
+        "--",
+        "sh",
+        "-c",
+        "touch held; sleep 2",
+    ]);
+    eventually("COMMAND runs", || exists(&place.beside("held")));
+    let copy = place.beside("copy");
+    let mut copies = Command::new("cp");
+    copies.arg("-al").arg(place.cache()).arg(&copy);
+    assert!(copies.status().expect("cp runs").success());
+    let out = holder.wait_with_output().expect("it ends");
+    assert_eq!((code(&out), &*stderr(&out)), (0, ""), "it was not lost");
+    place.publish("new");
+    let entry = copy.join("entry").display().to_string();
+    let out = place.run(&["read", &entry]);
+    assert_eq!(stdout(&out), "old", "{}", stderr(&out));
+    // The lock that was held when it was copied must expire there.
+    let out = place.run(&["refresh", &entry, "--", "printf", "newer"]);
+    assert_eq!(code(&out), 0, "{}", stderr(&out));
+    assert_eq!(stdout(&place.run(&["read", &entry])), "newer");
+    assert_eq!(stdout(&place.run(&["read", "FILE"])), "new");
+    place.assert_clean();
+}
+
+#[test]
 fn lock_passes_on_the_commands_code_and_streams() {
     let place = Place::new();
     let out = place.run(&[

@@ -176,10 +176,17 @@ fn what_is_in_the_way_of_a_cache_is_said() {
 #[test]
 fn a_directory_that_command_leaves_in_the_validators_place_is_in_nobodys_way() {
     let place = Place::new();
-    let script = r#"rm "$CACHELOCK_VALIDATORS"; mkdir "$CACHELOCK_VALIDATORS"; echo x"#;
-    let out = place.run(&["refresh", "FILE", "--", "sh", "-c", script]);
-    assert_eq!(code(&out), 1, "{}", stderr(&out));
-    assert!(stderr(&out).contains("[validators]"), "{}", stderr(&out));
+    for (ends, expected, said) in [
+        ("echo x", 1, "[validators]"),
+        ("exit 3", 3, "[command-failed]"),
+        ("kill $PPID; exec sleep 60", 143, ""),
+    ] {
+        let script =
+            format!(r#"rm "$CACHELOCK_VALIDATORS"; mkdir -p "$CACHELOCK_VALIDATORS/x"; {ends}"#);
+        let out = place.run(&["refresh", "FILE", "--", "sh", "-c", &script]);
+        assert_eq!(code(&out), expected, "{}", stderr(&out));
+        assert!(stderr(&out).contains(said), "{}", stderr(&out));
+    }
     place.publish("payload");
     place.assert_clean();
 }

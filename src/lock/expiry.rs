@@ -177,15 +177,15 @@ pub(crate) fn expired_by_file_clock(
 /// Marks our own claim as released without removing it: for whoever gives up before the head has moved.
 pub(crate) fn mark_released(control: &Control, claim: &mut Claim) -> Result<()> {
     let name = control::claim(claim.epoch);
-    if let Some((file, _)) = control.open(&name, Access::Write)? {
+    if let Some((file, metadata)) = control.open(&name, Access::Write)? {
         let found = transfer::read_up_to(&*file, RECORD_READ).ok();
-        if found
-            .and_then(|bytes| Claim::decode(&bytes).ok())
-            .is_none_or(|found| found.nonce == claim.nonce)
-        {
-            claim.released = true;
-            control.write(&*file, &name, &claim.encode())?;
+        match found.and_then(|bytes| Claim::decode(&bytes).ok()) {
+            Some(found) if found.nonce == claim.nonce => {}
+            Some(_) => return Ok(()),
+            None => control.check_alone(&name, &metadata)?,
         }
+        claim.released = true;
+        control.write(&*file, &name, &claim.encode())?;
     }
     Ok(())
 }

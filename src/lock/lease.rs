@@ -246,13 +246,15 @@ impl Lease {
             return Ok(None);
         }
         let name = control::claim(self.epoch);
-        let Some((file, _)) = self.control.open(&name, Access::Write)? else {
+        let Some((file, metadata)) = self.control.open(&name, Access::Write)? else {
             return self.claim_is_gone().map(Some);
         };
         let found = transfer::read_up_to(&*file, RECORD_READ)
             .map_err(|error| self.control.failed("read", &name, error))?;
-        if Claim::decode(&found).is_ok_and(|found| found.nonce != self.nonce) {
-            return Ok(Some("its claim is somebody else's".to_owned()));
+        match Claim::decode(&found) {
+            Ok(found) if found.nonce == self.nonce => {}
+            Ok(_) => return Ok(Some("its claim is somebody else's".to_owned())),
+            Err(_) => self.control.check_alone(&name, &metadata)?,
         }
         let record = {
             let mut claim = self.claim.lock().unwrap_or_else(PoisonError::into_inner);

@@ -61,6 +61,7 @@ impl Want {
             .open(&self.name, Access::Write)
             .ok()
             .flatten()
+            .filter(|(_, metadata)| self.control.check_alone(&self.name, metadata).is_ok())
             .map(|(file, _)| file);
         let file = opened.or_else(|| {
             self.control

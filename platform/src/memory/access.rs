@@ -79,6 +79,21 @@ impl World {
         self.plant(path, Body::Symlink(target.to_owned()));
     }
 
+    /// Gives the file at `path` one more name, in place of whatever has that.
+    ///
+    /// # Panics
+    /// There is no file, or no place for the name.
+    pub fn link(&self, path: &str, name: &str) {
+        self.change(path, |disk, now| {
+            let ino = disk.resolve(Path::new(path), false)?;
+            let (dir, name) = parent(disk, name, now)?;
+            remove(disk, dir, &name, now)?;
+            disk.link(ino, dir, &name, now);
+            disk.make_durable(ino);
+            Ok(())
+        });
+    }
+
     /// Puts something like a FIFO there, in place of whatever it is.
     pub fn plant_other(&self, path: &str) {
         self.plant(path, Body::Other);

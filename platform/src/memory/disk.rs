@@ -319,6 +319,11 @@ impl Disk {
         }
     }
 
+    /// Gives a file one more name.
+    pub(super) fn link(&mut self, ino: Ino, dir: Ino, name: &str, now: SystemTime) {
+        self.change_names(vec![(dir, name.to_owned(), Some(ino))], now);
+    }
+
     /// Does a change of names, as one atomic step.
     fn change_names(&mut self, sets: Vec<NameSet>, now: SystemTime) {
         for (dir, name, ino) in &sets {
