@@ -38,6 +38,7 @@ impl Control {
         if let Err(error) = listening {
             tracing::debug!("signals are not caught: {error}");
         }
+        process::hear_of_children();
         if let Err(error) = process::outlive_file_size_limit() {
             tracing::debug!("a file that grows too large ends this process: {error}");
         }
@@ -91,7 +92,9 @@ impl Control {
     }
 
     fn check_terminated(&self) -> Result<(), Failure> {
-        match self.state().termination {
+        // The signals' thread may be late: COMMAND, which the signal was for as well, may have ended because of it by now.
+        let termination = self.state().termination.or_else(process::termination);
+        match termination {
             Some(termination) => Err(Failure::Terminated(termination)),
             None => Ok(()),
         }

@@ -348,6 +348,61 @@ fn ctrl_c_leaves_command_the_time_to_clean_up_and_no_more_than_that() {
     }
 }
 
+/// A terminal's signal is for both, and COMMAND may be the first to be done with it. Here the thread that waits for signals hears of
+/// it half a second late.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_command_does_about_a_signal_is_never_taken_for_its_result() {
+    let place = Place::new();
+    if !common::has("strace") {
+        return;
+    }
+    place.publish("old");
+    let late = [
+        "--quiet=all",
+        "--follow-forks",
+        "--trace=recvfrom",
+        "--inject=recvfrom:delay_exit=500000:when=2",
+        "--output=/dev/null",
+        PROGRAM,
+        "get",
+        "--fresh-for=0",
+        "--error-for=1h",
+    ];
+    for ends in ["exit 0", "exit 3"] {
+        let script = format!("echo half; kill -TERM $PPID; {ends}");
+        let mut command = Command::new("strace");
+        command.args(late).arg(place.entry());
+        command.args(["--", "sh", "-c", &script]);
+        let out = common::run(command);
+        assert_eq!(
+            (code(&out), &*stdout(&out)),
+            (143, ""),
+            "{ends}: {}",
+            stderr(&out)
+        );
+        assert_eq!(stdout(&place.run(&["read", "FILE"])), "old", "{ends}");
+    }
+    place.assert_clean();
+}
+
+#[cfg(unix)]
+#[test]
+fn commands_end_is_heard_of_although_the_parent_ignored_it() {
+    let place = Place::new();
+    if !common::has("perl") {
+        return;
+    }
+    let mut command = Command::new("perl");
+    let ignores = "$SIG{CHLD} = 'IGNORE'; exec @ARGV";
+    command
+        .args(["-e", ignores, PROGRAM, "lock"])
+        .arg(place.cache());
+    command.args(["--", "sh", "-c", "exit 3"]);
+    let out = common::run(command);
+    assert_eq!(code(&out), 3, "{}", stderr(&out));
+}
+
 #[test]
 fn a_read_only_cache_can_be_read_and_refreshing_it_is_77() {
     use std::os::unix::fs::PermissionsExt as _;

@@ -59,7 +59,8 @@ pub fn start(command: &mut Command) -> io::Result<Child> {
     backend::start(command)
 }
 
-/// Calls `handler` in a background thread for each request to end this process, instead of ending it.
+/// Calls `handler` in a background thread for each request to end this process, instead of ending it. [`termination`] tells of one
+/// that the thread has not heard of yet.
 ///
 /// A signal that is ignored when this is called stays ignored: `nohup` and a shell's background jobs mean it. Equal
 /// requests in quick succession may be reported as one. The signals remain caught for the life of the process.
@@ -69,6 +70,19 @@ pub fn start(command: &mut Command) -> io::Result<Child> {
 /// do what they did before.
 pub fn on_termination(handler: impl FnMut(Termination) + Send + 'static) -> io::Result<()> {
     backend::on_termination(handler)
+}
+
+/// The last request to end this process, from the moment in which it has arrived. A signal for a whole group of processes has
+/// arrived here before one of the others can have ended because of it. Always `None` without [`on_termination`], and on Windows.
+#[must_use]
+pub fn termination() -> Option<Termination> {
+    backend::termination()
+}
+
+/// Has the end of this process's children be told to it. A parent that ignored `SIGCHLD` has left that to this process as well, and
+/// then no child can be waited for.
+pub fn hear_of_children() {
+    backend::hear_of_children();
 }
 
 /// Makes a write beyond the limit of file sizes (`ulimit -f`) an error of that write, in place of this process's sudden end.
@@ -124,13 +138,14 @@ mod backend {
     use std::io;
     use std::os::unix::process::ExitStatusExt;
     use std::process::{Child, Command, ExitStatus};
-    use std::sync::{Arc, mpsc};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, LazyLock, mpsc};
     use std::thread;
 
     use rustix::fs::FileType;
     use rustix::io::Errno;
     use rustix::process::{Pid, Signal, kill_process};
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+    use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
     use signal_hook::iterator::Signals;
 
     use super::Termination;
@@ -190,16 +205,44 @@ mod backend {
                     return;
                 };
                 for signal in signals.forever() {
-                    handler(match signal {
-                        SIGINT => Termination::Interrupt,
-                        SIGTERM => Termination::Terminate,
-                        _ => Termination::Hangup,
-                    });
+                    handler(meaning(signal));
                 }
             })?;
         // The thread waits for just this, so the send cannot fail.
-        let _ = give.send(Signals::new(wanted)?);
+        let _ = give.send(Signals::new(&wanted)?);
+        for signal in wanted {
+            signal_hook::flag::register_usize(signal, ARRIVED.clone(), signal as usize)?;
+        }
         Ok(())
+    }
+
+    const fn meaning(signal: libc::c_int) -> Termination {
+        match signal {
+            SIGINT => Termination::Interrupt,
+            SIGTERM => Termination::Terminate,
+            _ => Termination::Hangup,
+        }
+    }
+
+    /// The last signal that has arrived, as its handler notes it; 0 for none.
+    static ARRIVED: LazyLock<Arc<AtomicUsize>> = LazyLock::new(Arc::default);
+
+    pub(super) fn termination() -> Option<Termination> {
+        match ARRIVED.load(Ordering::SeqCst) {
+            0 => None,
+            signal => Some(meaning(signal as libc::c_int)),
+        }
+    }
+
+    #[allow(
+        unsafe_code,
+        reason = "no safe call sets a signal's disposition to the default"
+    )]
+    pub(super) fn hear_of_children() {
+        if is_ignored(SIGCHLD).unwrap_or(false) {
+            // SAFETY: no handler is given, and nobody else changes this signal's disposition.
+            unsafe { libc::signal(SIGCHLD, libc::SIG_DFL) };
+        }
     }
 
     /// Whether `signal` is ignored now, as it is when whoever started this process wanted that.
@@ -309,6 +352,12 @@ mod backend {
     ) -> io::Result<()> {
         Err(unsupported("catching requests to end"))
     }
+
+    pub(super) const fn termination() -> Option<Termination> {
+        None
+    }
+
+    pub(super) const fn hear_of_children() {}
 
     pub(super) fn outlive_file_size_limit() -> io::Result<()> {
         Ok(())

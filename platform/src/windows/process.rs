@@ -101,6 +101,12 @@ unsafe extern "system" fn on_event(event: u32) -> i32 {
     }
 }
 
+pub(crate) const fn termination() -> Option<Termination> {
+    None
+}
+
+pub(crate) const fn hear_of_children() {}
+
 pub(crate) fn outlive_file_size_limit() -> io::Result<()> {
     Ok(())
 }
