@@ -5,7 +5,7 @@ use std::time::Duration;
 use cachelock::platform::memory::{Call, Op, Task, World};
 use cachelock::{Error, Refresh, WriteLock};
 
-use support::{LEASE, begin, builder, publish};
+use support::{LEASE, begin, builder, make_remote, publish, sleep};
 
 mod support;
 
@@ -37,6 +37,7 @@ fn assert_told(
     assert!(error.to_string().contains(reason), "{error}");
     let again = refresh.add(&[0; 1 << 20]).expect_err("it stays lost");
     assert!(again.is_lease_lost(), "{again}");
+    assert!(again.to_string().contains(reason), "{again}");
 }
 
 #[test]
@@ -89,6 +90,49 @@ fn a_new_stage_tells_what_became_of_its_directory() {
         |refresh| refresh.check_held(),
         moved,
     );
+}
+
+/// A thread that works on what it has lost, for hours perhaps, is in nobody's way: other processes pass it, and so do the other
+/// threads of its own.
+#[test]
+fn whoever_has_lost_the_lock_holds_up_no_thread_of_its_own_process() {
+    for trusted in [true, false] {
+        for by_force in [true, false] {
+            let world = World::simulated();
+            if !trusted {
+                make_remote(&world);
+            }
+            let process = world.process("tool");
+            let (own, cache) = (process.clone(), builder(&process).open().unwrap());
+            let works = world.spawn(&process, "main", move || {
+                let refresh = begin(&cache, b"late")?;
+                sleep(&own, 100 * LEASE);
+                refresh.publish().map(drop).map_err(Error::from)
+            });
+            // It has its lock, and says that it lives.
+            world.run_to(&works, |call| {
+                call.is(Op::Write, "claim-") && &*call.thread == "cachelock-beat"
+            });
+            let other = world.process("other");
+            let force = builder(&other).open().unwrap();
+            if by_force {
+                let broken = world.spawn(&other, "main", move || force.break_lock().map(drop));
+                world.finish(broken).expect("it waits for nobody");
+            } else {
+                // It stands still meanwhile.
+                let takes = world.spawn(&other, "main", move || publish(&force, b"newer"));
+                world.finish(takes).expect("the lease has expired");
+            }
+            let before = world.now();
+            let cache = builder(&process).open().unwrap();
+            let second = world.spawn(&process, "second", move || publish(&cache, b"newest"));
+            world.finish(second).expect("nobody has the lock");
+            let took = world.now() - before;
+            assert!(took <= LEASE, "{took:?}");
+            let late = world.finish(works).expect_err("it has lost the lock");
+            assert!(late.is_lease_lost(), "{late}");
+        }
+    }
 }
 
 /// Somebody who takes the lock and keeps it.

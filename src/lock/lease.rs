@@ -29,7 +29,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use cachelock_platform::{Access, File, Monotonic};
@@ -38,6 +38,7 @@ use super::attempt::Attempt;
 use super::claim::{Claim, Kind, RECORD_READ};
 use super::expiry::{self, Observation};
 use super::gate::GateGuard;
+use super::queue::Place;
 use super::turn::Turn;
 use crate::context::TELLS;
 use crate::control::{self, Control};
@@ -60,6 +61,13 @@ pub(crate) struct Request<'a> {
     pub(crate) force: bool,
 }
 
+/// What keeps others of this process and of this machine behind a holder. Given up with the lease: whoever has lost that may be at
+/// work for long, and must be in nobody's way.
+pub(crate) struct Front {
+    pub(crate) gate: Option<GateGuard>,
+    pub(crate) place: Option<Place>,
+}
+
 /// A held lease. [`Lease::release`] gives it back; without that it must expire.
 pub(crate) struct Lease {
     control: Control,
@@ -70,7 +78,8 @@ pub(crate) struct Lease {
     section: Section,
     stages: AtomicU64,
     released: AtomicBool,
-    lost: AtomicBool,
+    lost: OnceLock<String>,
+    front: Mutex<Option<Front>>,
     next_beat: Mutex<Monotonic>,
     /// The last beat has failed, and that was said.
     failing: AtomicBool,
@@ -85,7 +94,8 @@ impl Lease {
             section: Section::new(&cx.platform),
             stages: AtomicU64::new(0),
             released: AtomicBool::new(false),
-            lost: AtomicBool::new(false),
+            lost: OnceLock::new(),
+            front: Mutex::new(None),
             next_beat: Mutex::new(cx.platform.monotonic() + cx.options.lease / 3),
             failing: AtomicBool::new(false),
             claim: Mutex::new(claim),
@@ -185,19 +195,48 @@ impl Lease {
 
     /// Notes that the lease is lost, says so once, and returns the error for it.
     pub(crate) fn lose(&self, reason: impl Into<String>) -> Error {
-        let reason = reason.into();
-        if !self.lost.swap(true, Ordering::SeqCst) {
+        let mut first = false;
+        let reason = self.lost.get_or_init(|| {
+            first = true;
+            reason.into()
+        });
+        if first {
+            self.give_up_front();
             self.control.cx.emit(&Event {
                 epoch: Some(self.epoch),
-                detail: Some(&reason),
+                detail: Some(reason),
                 ..Event::new(EventKind::LeaseLost, &self.control.cx.path)
             });
         }
-        Error::lease_lost(&self.control.cx.path, self.epoch, reason)
+        Error::lease_lost(&self.control.cx.path, self.epoch, reason.clone())
+    }
+
+    /// Fails if the lease is known to be lost, and says why it was. Looks at no file.
+    pub(crate) fn check_known(&self) -> Result<()> {
+        match self.lost.get() {
+            Some(reason) => Err(self.lose(reason.as_str())),
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn is_lost(&self) -> bool {
-        self.lost.load(Ordering::SeqCst)
+        self.lost.get().is_some()
+    }
+
+    /// Before anybody else knows of the lease.
+    pub(crate) fn keep_front(&self, front: Front) {
+        *self.front() = Some(front);
+    }
+
+    pub(crate) fn give_up_front(&self) {
+        let front = self.front().take();
+        if self.is_lost() && front.as_ref().is_some_and(|front| front.gate.is_some()) {
+            self.remove_mark();
+        }
+    }
+
+    pub(crate) fn front(&self) -> MutexGuard<'_, Option<Front>> {
+        self.front.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn is_released(&self) -> bool {
@@ -234,9 +273,7 @@ impl Lease {
     /// Returns why the lease is lost, if it is.
     fn beat_alone(&self) -> Result<Option<String>> {
         let _alone = self.section.enter();
-        if self.is_lost() {
-            return Ok(Some("it was lost before".to_owned()));
-        }
+        self.check_known()?;
         if self.is_released() {
             return Ok(None);
         }
@@ -331,7 +368,7 @@ impl Lease {
 
     /// For a lost holder that is about to give the gate back: what an operator has left for those who wait for that (see
     /// [`Lease::release_in_place`]) has served its purpose. The head has reached that claim, so it may go.
-    pub(crate) fn remove_mark(&self) {
+    fn remove_mark(&self) {
         let mark = |head| {
             let name = control::claim(head);
             let bytes = self.control.read(&name, RECORD_READ).ok()??;

@@ -2,8 +2,8 @@
 //!
 //! | part | keeps apart | lost when |
 //! | --- | --- | --- |
-//! | [`queue`] | threads of one process | the thread lets go |
-//! | [`gate`] | native processes, by the kernel lock | the process ends |
+//! | [`queue`] | threads of one process | the thread lets go, or has lost the lease |
+//! | [`gate`] | native processes, by the kernel lock | the process ends, or has lost the lease |
 //! | [`lease`] | everybody, guests included | it was not beaten for its length |
 //!
 //! The lease is the truth. The gate makes waiting cheap and shows at once that a native holder is dead. The claim is released
@@ -49,9 +49,8 @@ pub(crate) use want::{record, waited_for};
 use expiry::Observation;
 use gate::{GateGuard, Outcome};
 use heartbeat::Heartbeat;
-use lease::Request;
+use lease::{Front, Request};
 use local::{Local, LocalCache};
-use queue::Place;
 
 /// How a caller wants the lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,8 +82,7 @@ pub(crate) struct Hold {
     pub(crate) root: Arc<Root>,
     pub(crate) control: Control,
     pub(crate) lease: Arc<Lease>,
-    gate: Option<GateGuard>,
-    place: Option<Place>,
+    backend: Backend,
     process: u32,
     since: Monotonic,
     /// How long the caller had to wait, and what of its budget is left for renames that must be repeated.
@@ -97,11 +95,7 @@ pub(crate) struct Hold {
 
 impl Hold {
     pub(crate) fn backend(&self) -> Backend {
-        if self.gate.is_some() {
-            Backend::Gate
-        } else {
-            Backend::Lease
-        }
+        self.backend
     }
 
     /// Whether the cache's path still leads to what is held. The directory may have been deleted, renamed, replaced or
@@ -174,26 +168,20 @@ impl Hold {
     /// Fails for a copy, and if the lease is known to be lost. Looks at no file.
     pub(crate) fn check_known(&self) -> Result<()> {
         self.refuse_copy()?;
-        if self.lease.is_lost() {
-            return Err(self.lease.lose("it was lost before"));
-        }
-        Ok(())
+        self.lease.check_known()
     }
 
-    fn release(&mut self) -> Result<()> {
+    fn release(&self) -> Result<()> {
         if self.cx.mutated(Mutation::GateReleasedFirst) {
-            self.gate = None;
+            let gate = self.lease.front().as_mut().map(|front| front.gate.take());
+            drop(gate);
         }
         let released = if self.lease.is_released() {
             Ok(())
         } else {
             self.lease.release()
         };
-        if self.gate.is_some() && self.lease.is_lost() {
-            self.lease.remove_mark();
-        }
-        self.gate = None;
-        self.place = None;
+        self.lease.give_up_front();
         released
     }
 }
@@ -202,7 +190,7 @@ impl Drop for Hold {
     fn drop(&mut self) {
         if self.is_copy() {
             // The parent holds it, not this copy. Nothing of it may be touched, or the parent would lose it.
-            std::mem::forget(self.place.take());
+            std::mem::forget(self.lease.front().take().and_then(|front| front.place));
             return;
         }
         let backend = self.backend();
@@ -311,14 +299,18 @@ fn acquire_in(
         waiter,
         &mut observation,
     )?);
+    let backend = match gate {
+        Some(_) => Backend::Gate,
+        None => Backend::Lease,
+    };
+    lease.keep_front(Front { gate, place });
     local.heartbeat.keep(&cx.platform, &lease);
     let hold = Hold {
         cx: cx.clone(),
         root,
         control,
         lease,
-        gate,
-        place,
+        backend,
         process: cx.platform.process_id(),
         since: cx.platform.monotonic(),
         waited: waiter.waited(),
