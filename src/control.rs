@@ -1,7 +1,7 @@
 //! The control directory `.cachelock/`: its names, and the checked way to each of its files.
 //!
-//! Nothing here trusts what it finds. Files are opened without following links and must be ordinary files of this user
-//! with one name, or they are an error that names them.
+//! Nothing here trusts what it finds. Files are opened without following links and must be ordinary files of this user, with one name
+//! if they are written, or they are an error that names them.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use cachelock_platform::{
 };
 
 use crate::context::Context;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::name::CONTROL_DIR;
 use crate::text;
 use crate::transfer;
@@ -21,6 +21,8 @@ use crate::wait::Waiter;
 pub(crate) const GATE: &str = "cache.lock";
 pub(crate) const HEAD: &str = "head";
 pub(crate) const TAGS: &str = "tags";
+/// What a directory's name gets in front when it stood at a name of ours.
+const ASIDE: &str = "stray-";
 
 /// Files that only their creator needs.
 pub(crate) const PRIVATE: u32 = 0o600;
@@ -194,7 +196,7 @@ impl Control {
         access: Access,
     ) -> Result<Option<(Box<dyn File>, Metadata)>> {
         let Some((file, metadata)) = open_existing(&*self.dir, name, access)
-            .map_err(|error| self.open_error(name, error))?
+            .map_err(|error| self.in_the_way("open", name, error))?
         else {
             return Ok(None);
         };
@@ -226,13 +228,13 @@ impl Control {
         Err(Error::not_a_file(&self.path(name), reason))
     }
 
-    /// A link's error differs from system to system, so it is looked at once more to say what stands there.
-    fn open_error(&self, name: &str, error: io::Error) -> Error {
+    /// What a system says of a link or a directory differs, so it is looked at once more to say what stands there.
+    fn in_the_way(&self, action: &'static str, name: &str, error: io::Error) -> Error {
         match self.dir.stat(name) {
             Ok(metadata) if metadata.kind != FileKind::File => {
                 Error::not_a_file(&self.path(name), NO_FILE)
             }
-            _ => self.failed("open", name, error),
+            _ => self.failed(action, name, error),
         }
     }
 
@@ -300,10 +302,17 @@ impl Control {
         self.unlinked(name, self.dir.unlink(name))
     }
 
-    /// As [`Control::unlink`], and waits for whoever has the file open where that is in the way.
-    pub(crate) fn unlink_patiently(&self, name: &str, waiter: &mut Waiter<'_>) -> Result<bool> {
+    /// Takes a name from whoever could still rename it, and waits for whoever has the file open where that is in the way. A
+    /// directory, which is nothing of ours, is moved aside: whose it is may know what to do with it.
+    pub(crate) fn take_away(&self, name: &str, waiter: &mut Waiter<'_>) -> Result<()> {
         let unlinked = self.patiently(name, waiter, || self.dir.unlink(name))?;
-        self.unlinked(name, unlinked)
+        match self.unlinked(name, unlinked) {
+            Err(error) if error.kind() == ErrorKind::NotAFile => self
+                .dir
+                .rename(name, &*self.dir, &(ASIDE.to_owned() + name))
+                .map_err(|error| self.failed("move aside", name, error)),
+            removed => removed.map(drop),
+        }
     }
 
     /// The result of `step`, which renames `name`, replaces or removes it: not before somebody's open handle lets it be done.
@@ -327,13 +336,8 @@ impl Control {
         match result {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            // Nothing but a directory resists, and what the system says of one differs, too.
-            Err(error) => Err(match self.dir.stat(name) {
-                Ok(metadata) if metadata.kind == FileKind::Directory => {
-                    Error::not_a_file(&self.path(name), NO_FILE)
-                }
-                _ => self.failed("remove", name, error),
-            }),
+            // Hardly anything but a directory resists.
+            Err(error) => Err(self.in_the_way("remove", name, error)),
         }
     }
 

@@ -69,7 +69,6 @@ fn what_is_no_file_is_refused() {
         (HEAD, DIRECTORY, no_file),
         (HEAD, LINK, no_file),
         (HEAD, OTHER, no_file),
-        (STAGE, DIRECTORY, no_file),
         (PAYLOAD, DIRECTORY, "is a directory"),
         (PAYLOAD, LINK, "is a symbolic link"),
         (PAYLOAD, OTHER, "is not an ordinary file"),
@@ -85,6 +84,14 @@ fn what_is_no_file_is_refused() {
             assert_says(&read.expect_err("it is in the way"), path, what);
         }
     }
+    // A directory that is no file of an epoch is moved out of the way, with what is in it.
+    let (world, process) = published();
+    world.plant_dir(&format!("{STAGE}/somebody's"));
+    publishes(&world, &process, builder(&process)).expect("it is in nobody's way");
+    assert!(!world.exists(STAGE));
+    let aside = STAGE.replace("/stage-", "/stray-stage-");
+    assert!(world.exists(&format!("{aside}/somebody's")));
+    publishes(&world, &process, builder(&process)).expect("it is in nobody's way");
     // A tag that is no file is replaced as a file would be.
     for plant in [LINK, OTHER] {
         let (world, process) = published();

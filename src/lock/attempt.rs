@@ -175,7 +175,7 @@ impl<'a> Attempt<'a> {
                 return Ok(names);
             }
             for name in stale {
-                self.control.unlink_patiently(&name, waiter)?;
+                self.control.take_away(&name, waiter)?;
                 removed.push(name);
             }
         }

@@ -29,10 +29,10 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cachelock_platform::{Access, File, Monotonic};
+use cachelock_platform::{Access, File, GUEST, Monotonic};
 
 use super::attempt::Attempt;
 use super::claim::{Claim, Kind, RECORD_READ};
@@ -78,7 +78,8 @@ pub(crate) struct Lease {
     section: Section,
     stages: AtomicU64,
     released: AtomicBool,
-    lost: OnceLock<String>,
+    /// Why, once it is known.
+    lost: Mutex<Option<String>>,
     front: Mutex<Option<Front>>,
     next_beat: Mutex<Monotonic>,
     /// The last beat has failed, and that was said.
@@ -94,7 +95,7 @@ impl Lease {
             section: Section::new(&cx.platform),
             stages: AtomicU64::new(0),
             released: AtomicBool::new(false),
-            lost: OnceLock::new(),
+            lost: Mutex::new(None),
             front: Mutex::new(None),
             next_beat: Mutex::new(cx.platform.monotonic() + cx.options.lease / 3),
             failing: AtomicBool::new(false),
@@ -193,34 +194,42 @@ impl Lease {
         self.control.displaced().unwrap_or(otherwise).to_owned()
     }
 
-    /// Notes that the lease is lost, says so once, and returns the error for it.
+    /// Notes that the lease is lost, says so once, and returns the error for it. The first reason is the one that counts.
     pub(crate) fn lose(&self, reason: impl Into<String>) -> Error {
-        let mut first = false;
-        let reason = self.lost.get_or_init(|| {
-            first = true;
-            reason.into()
-        });
-        if first {
+        self.lose_for(reason.into())
+    }
+
+    fn lose_for(&self, reason: String) -> Error {
+        let (reason, is_first) = {
+            let mut lost = self.lost();
+            let is_first = lost.is_none();
+            (lost.get_or_insert(reason).clone(), is_first)
+        };
+        if is_first {
             self.give_up_front();
             self.control.cx.emit(&Event {
                 epoch: Some(self.epoch),
-                detail: Some(reason),
+                detail: Some(&reason),
                 ..Event::new(EventKind::LeaseLost, &self.control.cx.path)
             });
         }
-        Error::lease_lost(&self.control.cx.path, self.epoch, reason.clone())
+        Error::lease_lost(&self.control.cx.path, self.epoch, reason)
     }
 
     /// Fails if the lease is known to be lost, and says why it was. Looks at no file.
     pub(crate) fn check_known(&self) -> Result<()> {
-        match self.lost.get() {
-            Some(reason) => Err(self.lose(reason.as_str())),
-            None => Ok(()),
+        if self.is_lost() {
+            return Err(self.lose_for(String::new()));
         }
+        Ok(())
     }
 
     pub(crate) fn is_lost(&self) -> bool {
-        self.lost.get().is_some()
+        self.lost().is_some()
+    }
+
+    fn lost(&self) -> MutexGuard<'_, Option<String>> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Before anybody else knows of the lease.
@@ -230,7 +239,8 @@ impl Lease {
 
     pub(crate) fn give_up_front(&self) {
         let front = self.front().take();
-        if self.is_lost() && front.as_ref().is_some_and(|front| front.gate.is_some()) {
+        // No guest has a gate.
+        if !GUEST && self.is_lost() && front.as_ref().is_some_and(|front| front.gate.is_some()) {
             self.remove_mark();
         }
     }

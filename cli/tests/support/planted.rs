@@ -223,10 +223,15 @@ pub(crate) fn own(path: &Path, user: u32) {
 
 /// What a person would do about it.
 pub(crate) fn remove(path: &Path) {
-    match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path).expect("it can go"),
-        Ok(_) => fs::remove_file(path).expect("it can go"),
-        Err(_) => {}
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    // A directory is moved there.
+    let aside = path.with_file_name(format!("stray-{name}"));
+    for path in [path, &aside] {
+        match fs::symlink_metadata(path) {
+            Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path).expect("it can go"),
+            Ok(_) => fs::remove_file(path).expect("it can go"),
+            Err(_) => {}
+        }
     }
 }
 
