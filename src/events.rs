@@ -1,8 +1,9 @@
 //! What happens, said once: counted, and told to `tracing`, to the `metrics` facade and to the observer of a cache, with the
 //! same names and fields. `docs/events.md` lists them.
 //!
-//! Whoever listens cannot change what it listens to. Its panic ends in [`tell`]. Events are told where no lock of the library's
-//! own memory is held, and a listener that wants a cache's lock is refused it: its thread may be the one that has it.
+//! Whoever listens cannot change what it listens to. Its panic ends in [`tell`]. Events are told where no mutex of the library's own
+//! is held. A listener that wants a cache's lock is refused it, for its thread may be the one that has it; and so is one that
+//! publishes in the middle of another publish under the same lock, which would wait for itself.
 
 use std::cell::Cell;
 use std::fmt;
@@ -10,6 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::Duration;
 
+use crate::context::TELLS;
 use crate::lock::Holder;
 
 /// What gave the lock.
@@ -206,8 +208,10 @@ impl<'a> Event<'a> {
 /// Called on the thread where it happens, heartbeats included: be quick, for the lock may be held meanwhile.
 ///
 /// It may call back into the cache to read, to ask for its [`status`](crate::Cache::status) or its
-/// [`metrics`](crate::Cache::metrics), and to give locks back. Whatever wants the lock of a cache, any cache, fails there at once
-/// with [`NoLock`](crate::ErrorKind::NoLock): the thread may be the one that has that lock, or that waits for it. What
+/// [`metrics`](crate::Cache::metrics), to publish, and to give locks back. Whatever wants the lock of a cache, any cache, fails there at once
+/// with [`NoLock`](crate::ErrorKind::NoLock): the thread may be the one that has that lock, or that waits for it. So does a
+/// publish, if the event was told in the middle of another one under the same lock. It must not wait for another thread that
+/// does such things. What
 /// happens because of such a call is counted and not told.
 ///
 /// A panic of an observer goes no further than the panic hook. It is counted in
@@ -266,7 +270,7 @@ impl Drop for Telling {
 
 /// Whether the caller was called by somebody who listens to an event.
 pub(crate) fn is_telling() -> bool {
-    TELLING.get()
+    TELLS && TELLING.get()
 }
 
 /// Tells `event` to everybody who listens. Returns how many of them panicked.

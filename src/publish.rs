@@ -16,12 +16,12 @@ use std::io;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cachelock_platform::{Dir, FileKind, GUEST, Metadata};
+use cachelock_platform::{Dir, FileKind, GUEST, Metadata, failure};
 
 use crate::context::Context;
 use crate::durable::{Lasting, sync_dir, sync_names, sync_tag, syncs_all, syncs_payload};
 use crate::error::{Error, Result};
-use crate::events::{Event, EventKind};
+use crate::events::{self, Event, EventKind};
 use crate::freshness::Produced;
 use crate::mutation::Mutation;
 use crate::published::{PublishError, Published};
@@ -51,7 +51,12 @@ impl From<Error> for Failure {
 /// renames, and threads may share a lock.
 pub(crate) fn publish(mut refresh: Refresh, produced: Produced) -> Result<Published, PublishError> {
     let hold = refresh.hold().clone();
-    let published = {
+    // Whoever is told of something in the middle of a publish is on the thread that makes it.
+    let published = if events::is_telling() && hold.publishing.is_busy() {
+        let asks = "an observer asks for it in the middle of another publish under the same lock";
+        let source = failure(io::ErrorKind::Unsupported, asks);
+        Err(Error::io("publish", refresh.entry().path(), source).into())
+    } else {
         let _alone = hold.publishing.enter();
         match produced {
             Produced::New => publish_value(&mut refresh.parts()),
@@ -59,6 +64,21 @@ pub(crate) fn publish(mut refresh: Refresh, produced: Produced) -> Result<Publis
             Produced::Absent(valid_for) => publish_absent(&mut refresh.parts(), valid_for),
         }
     };
+    let told = match &published {
+        Ok(published) => Some(published),
+        Err(failure) => failure.published.as_ref(),
+    };
+    if let Some(published) = told {
+        let cx = &refresh.entry().cx;
+        cx.emit(&Event {
+            entry: Some(refresh.entry().name.as_str()),
+            backend: Some(hold.backend()),
+            epoch: Some(hold.lease.epoch),
+            generation: Some(published.generation),
+            held: Some(hold.held()),
+            ..Event::new(EventKind::RefreshPublished, &cx.path)
+        });
+    }
     // Whoever gets the refresh back holds the lock by it alone.
     drop(hold);
     match published {
@@ -319,14 +339,6 @@ fn done(parts: &Parts<'_>, next: &Record, doubt: Option<Error>) -> Result<Publis
         len,
         written: next.written,
     };
-    cx.emit(&Event {
-        entry: Some(parts.entry.name.as_str()),
-        backend: Some(parts.hold.backend()),
-        epoch: Some(parts.hold.lease.epoch),
-        generation: Some(next.generation),
-        held: Some(parts.hold.held()),
-        ..Event::new(EventKind::RefreshPublished, &cx.path)
-    });
     let doubt = match doubt {
         None if syncs_all(cx) => sync_folder(parts),
         doubt => doubt,
@@ -377,10 +389,9 @@ fn mode_for(parts: &Parts<'_>, replaced: Option<Metadata>) -> Option<u32> {
     of_file.or_else(|| parts.entry.cx.platform.default_mode())
 }
 
-/// What a tag tells of the payload is for those alone who may read that.
+/// What a tag tells of the payload is for those alone who may read that, and for whoever publishes the next one.
 fn tag_mode(parts: &Parts<'_>, current: &Current) -> Option<u32> {
-    let most = payload_mode(parts, current)?;
-    mode_for(parts, current.tag).map(|mode| mode & most)
+    payload_mode(parts, current).map(|mode| mode & 0o666 | 0o600)
 }
 
 fn payload_mode(parts: &Parts<'_>, current: &Current) -> Option<u32> {

@@ -25,6 +25,11 @@ impl Section {
         }
     }
 
+    /// Whether somebody is in there now.
+    pub(crate) fn is_busy(&self) -> bool {
+        *self.busy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn enter(&self) -> Inside<'_> {
         // A guest has one thread, which is not in there when it comes.
         while !GUEST

@@ -111,8 +111,8 @@ fn a_new_file_has_the_old_ones_permissions_and_no_special_bits() {
     world.set_mode(PAYLOAD, 0o4640);
     world.set_mode(TAG, 0o2604);
     again(&scene, |cache| publish(cache, b"new")).expect("nobody is in the way");
-    // A tag is for nobody who may not read the payload.
-    assert_eq!((mode(PAYLOAD), mode(TAG)), (Some(0o640), Some(0o600)));
+    // A tag is for whoever may read the payload, and for nobody else.
+    assert_eq!((mode(PAYLOAD), mode(TAG)), (Some(0o640), Some(0o640)));
     let absent = |cache: &Cache| {
         let refresh = cache.entry("entry")?.refresh()?;
         Ok(refresh.publish_absent(Duration::from_secs(60))?)
@@ -123,7 +123,11 @@ fn a_new_file_has_the_old_ones_permissions_and_no_special_bits() {
     world.plant_file(TAG, &vec![b'x'; 1 << 20]);
     world.set_mode(TAG, 0o600);
     again(&scene, |cache| publish(cache, b"newer")).expect("nobody is in the way");
-    assert_eq!(mode(TAG), Some(0o600));
+    assert_eq!(mode(TAG), Some(0o640));
+    // And for whoever publishes the next one.
+    world.set_mode(PAYLOAD, 0o001);
+    again(&scene, |cache| publish(cache, b"newest")).expect("nobody is in the way");
+    assert_eq!((mode(PAYLOAD), mode(TAG)), (Some(0o001), Some(0o600)));
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex};
 
-use cachelock::platform::memory::{IS_ONE_THREAD, Outcome};
-use cachelock::{Cache, ErrorKind, Event, EventKind, Metrics, WriteLock};
+use cachelock::platform::memory::{Call, IS_ONE_THREAD, Op, Outcome};
+use cachelock::{Cache, ErrorKind, Event, EventKind, Metrics, Refresh, WriteLock};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Metadata, Subscriber};
 
@@ -121,9 +121,7 @@ fn a_lock_may_be_dropped_by_the_observer_that_hears_of_its_loss() {
         sleep(&platform, 2 * LEASE);
         slot.lock().expect("no one panics with it").is_none()
     });
-    stage.world.run_to(&task, |call| {
-        call.op == cachelock::platform::memory::Op::Wait
-    });
+    stage.world.run_to(&task, |call| call.op == Op::Wait);
     let b = stage.guest("b");
     stage
         .run(&b, |cache| cache.break_lock().map(drop))
@@ -141,6 +139,48 @@ fn a_lock_may_be_dropped_by_the_observer_that_hears_of_its_loss() {
         ),
         (1, 1, 0)
     );
+}
+
+/// Under one lock one publish waits for the other, and what is told in the middle of one is told by the thread that makes it.
+#[test]
+fn an_observer_may_publish_under_the_lock_that_it_hears_of_but_not_in_the_middle_of_a_publish() {
+    for (kind, expected) in [
+        (EventKind::RefreshPublished, None),
+        (EventKind::LeaseLost, Some(ErrorKind::NoLock)),
+    ] {
+        let stage = Stage::new();
+        let slot: Arc<Mutex<Option<Refresh>>> = Arc::default();
+        let result: Arc<Mutex<Option<Option<ErrorKind>>>> = Arc::default();
+        let (takes, notes) = (slot.clone(), result.clone());
+        let (process, cache) = stage.native_with("a", |builder| {
+            builder.observer(move |event: &Event<'_>| {
+                if event.kind == kind
+                    && let Some(second) = takes.lock().expect("no one panics with it").take()
+                {
+                    let failed = second.publish().err().map(|failed| failed.error.kind());
+                    *notes.lock().expect("no one panics with it") = Some(failed);
+                }
+            })
+        });
+        let task = stage.spawn(&(process, cache), move |cache| {
+            let lock = cache.lock().expect("it is free");
+            let begin = |name| lock.refresh(&cache.entry(name).expect("a good name"));
+            let first = begin("first").expect("it is held");
+            *slot.lock().expect("no one panics with it") =
+                Some(begin("second").expect("it is held"));
+            first.publish().is_ok()
+        });
+        if expected.is_some() {
+            let renames = |call: &Call| call.is(Op::Rename, "stage-");
+            stage.world.run_to(&task, renames);
+            let b = stage.guest("b");
+            let broken = stage.run(&b, |cache| cache.break_lock().map(drop));
+            broken.expect("force waits for nobody");
+        }
+        assert_eq!(stage.world.finish(task), expected.is_none());
+        let result = result.lock().expect("no one panics with it").take();
+        assert_eq!(result, Some(expected), "{kind:?}");
+    }
 }
 
 #[test]
