@@ -331,7 +331,10 @@ impl WriteLock {
                 "it is an entry of another cache than the lock's",
             )));
         }
-        entry.of_key(Refresh::begin(entry.clone(), self.hold.clone()))
+        let mut locked = entry.clone();
+        // What its own cache has open may have been replaced before this lock was taken.
+        locked.cache.root = Arc::new(Mutex::new(Some(self.hold.root.clone())));
+        entry.of_key(Refresh::begin(locked, self.hold.clone()))
     }
 
     /// The epoch of the lease: one more for each acquire of this cache, by whomever.

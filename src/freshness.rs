@@ -237,12 +237,15 @@ impl Entry {
     fn acquire_or(&self, fallback: Begun, look: &mut Look<'_>) -> Result<Result<Acquired, Begun>> {
         let error = match self.cache.acquire(How::Try, look) {
             Ok(acquired) => return Ok(Ok(acquired)),
-            Err(error) if error.is_cancelled() => return Err(error),
             Err(error) => error,
         };
+        // It was drawn, and need not wait for what is fresh.
         let Begun::Stale(stream, _) = fallback else {
             return Ok(Err(fallback));
         };
+        if error.is_cancelled() {
+            return Err(error);
+        }
         if error.is_timeout() {
             self.say_stale(None);
             return Ok(Err(Begun::Stale(stream, None)));

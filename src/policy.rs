@@ -82,7 +82,8 @@ impl Policy {
 
     /// Early refresh: a caller may be drawn by chance to refresh the entry before it gets stale, the likelier the closer that
     /// is and the longer the payload took to produce, so that a busy entry never gets stale for all at once. `beta` is 1 for
-    /// the optimum, more for earlier; off by default, and for `beta` 0 or less.
+    /// the optimum, more for earlier; off by default, and for `beta` 0 or less. Give an [`error_for`](Self::error_for) as well:
+    /// when the producer of one who was drawn has failed, the entry may not be fresh any more.
     ///
     /// This is XFetch, from Vattani, Chierichetti and Lowenstein, "Optimal Probabilistic Cache Stampede Prevention", PVLDB
     /// 8(8), 2015.

@@ -254,6 +254,9 @@ fn a_cancelled_caller_gets_nothing_stale() {
     let policy = Policy::fresh_for(HOUR).stale_for(HOUR).error_for(HOUR);
     let error = entry.begin(&policy).expect_err("it was cancelled");
     assert!(error.is_cancelled(), "{error}");
+    // What is fresh needs no wait, although somebody is drawn to refresh it.
+    let drawn = Policy::fresh_for(2 * HOUR).early(1e9);
+    assert!(matches!(entry.begin(&drawn), Ok(Begun::Fresh(_))));
 }
 
 #[test]

@@ -168,6 +168,30 @@ fn whoever_gets_the_lock_of_a_directory_that_was_replaced_meanwhile_takes_the_ot
 }
 
 #[test]
+fn a_refresh_sees_the_directory_that_is_locked_whatever_its_entry_was_read_from() {
+    let world = World::simulated();
+    let process = world.process("tool");
+    let cache = |bytes: &'static [u8]| {
+        let cache = builder(&process).open().expect("nothing is touched");
+        let (published, reads) = (cache.clone(), cache.entry("entry").expect("a good name"));
+        let task = world.spawn(&process, "main", move || publish(&published, bytes));
+        world.finish(task).expect("nobody is in the way");
+        assert_eq!(reads.read().expect("whole").as_deref(), Some(bytes));
+        (cache, reads)
+    };
+    let (_, before) = cache(b"before");
+    world.rename("/cache", "/aside");
+    let (there, _) = cache(b"there");
+    let task = world.spawn(&process, "main", move || {
+        let lock = there.lock()?;
+        let previous = lock.refresh(&before)?.previous()?;
+        previous.expect("published").into_snapshot()
+    });
+    let previous = world.finish(task).expect("nobody is in the way");
+    assert_eq!(&previous[..], b"there");
+}
+
+#[test]
 fn a_directory_that_vanishes_under_a_caller_is_made_anew_three_times() {
     for (times, succeeds) in [(3, true), (4, false)] {
         let world = World::simulated();
