@@ -87,7 +87,6 @@ impl Cache {
     pub fn entry(&self, name: &str) -> Result<Entry> {
         Ok(Entry {
             cache: self.clone(),
-            cx: self.cx.clone(),
             name: EntryName::new(name)?,
             key: None,
         })
@@ -235,13 +234,16 @@ pub struct Status {
 #[derive(Clone)]
 pub struct Entry {
     pub(crate) cache: Cache,
-    pub(crate) cx: Arc<Context>,
     pub(crate) name: EntryName,
     /// What it was asked for by, if not by its name.
     pub(crate) key: Option<Key>,
 }
 
 impl Entry {
+    pub(crate) fn cx(&self) -> &Arc<Context> {
+        &self.cache.cx
+    }
+
     /// The entry's name; that of an entry for a key holds the key's hash.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -252,7 +254,7 @@ impl Entry {
     /// or the whole new payload as long as they open it once and read it to its end.
     #[must_use]
     pub fn path(&self) -> PathBuf {
-        self.cx.path.join(self.name.as_str())
+        self.cx().path.join(self.name.as_str())
     }
 
     /// Waits for the lock and begins a refresh, whatever the entry holds now. To refresh only what is missing or old, see
@@ -263,9 +265,9 @@ impl Entry {
     /// [`InvalidName`](crate::ErrorKind::InvalidName) if a folder on the way is an entry, a link or a cache of its own;
     /// [`LeaseLost`](crate::ErrorKind::LeaseLost) if it is overtaken at once.
     pub fn refresh(&self) -> Result<Refresh> {
-        let early = match self.cx.mutated(Mutation::StateReadEarly) {
+        let early = match self.cx().mutated(Mutation::StateReadEarly) {
             true => {
-                let (cx, root) = (&self.cx, Root::open_for_writing(&self.cx)?);
+                let (cx, root) = (self.cx(), Root::open_for_writing(self.cx())?);
                 let tags = root.tag_folder(cx, &self.name, false)?;
                 Some(current_state(cx, &root, &self.name, tags.as_deref())?.record)
             }
@@ -322,8 +324,8 @@ impl WriteLock {
     /// something else has the entry's name; [`InvalidName`](crate::ErrorKind::InvalidName) for an entry of another cache.
     pub fn refresh(&self, entry: &Entry) -> Result<Refresh> {
         // One directory may have several paths.
-        let is_covered = entry.cx.path.as_os_str() == self.hold.control.cx.path.as_os_str()
-            || Root::open_for_reading(&entry.cx)?
+        let is_covered = entry.cx().path.as_os_str() == self.hold.control.cx.path.as_os_str()
+            || Root::open_for_reading(entry.cx())?
                 .is_some_and(|root| root.id() == self.hold.root.id());
         if !is_covered {
             return entry.of_key(Err(Error::invalid_name(

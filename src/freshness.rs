@@ -204,11 +204,11 @@ impl Entry {
         };
         match (acquired, satisfied.into_inner()) {
             (Acquired::Satisfied { waited }, Some(begun)) => {
-                self.cx.emit(&Event {
+                self.cx().emit(&Event {
                     entry: Some(self.name()),
                     waited,
                     generation: begun.generation(),
-                    ..Event::new(EventKind::RefreshSkipped, &self.cx.path)
+                    ..Event::new(EventKind::RefreshSkipped, &self.cx().path)
                 });
                 Ok(begun)
             }
@@ -352,10 +352,10 @@ impl Entry {
 
     fn say_stale(&self, why: Option<&dyn fmt::Display>) {
         let detail = why.filter(|_| TELLS).map(ToString::to_string);
-        self.cx.emit(&Event {
+        self.cx().emit(&Event {
             entry: Some(self.name()),
             detail: detail.as_deref(),
-            ..Event::new(EventKind::ServedStale, &self.cx.path)
+            ..Event::new(EventKind::ServedStale, &self.cx().path)
         });
     }
 
@@ -367,7 +367,7 @@ impl Entry {
     }
 
     fn freshness(&self, policy: &Policy, meta: &Meta) -> Freshness {
-        let platform = &self.cx.platform;
+        let platform = &self.cx().platform;
         // 53 bits, as many as a double holds; from (0, 1]. Without randomness nobody is drawn.
         let chance = || {
             let bits = platform.random().map_or(u64::MAX, |random| random as u64) >> 11;
@@ -383,7 +383,7 @@ impl Entry {
                 match Policy::fresh_for(valid_for).judge(
                     checked,
                     None,
-                    self.cx.platform.wall(),
+                    self.cx().platform.wall(),
                     || 1.0,
                 ) {
                     Freshness::Fresh | Freshness::Early => Verdict::Done(Begun::Absent),

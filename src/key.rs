@@ -117,7 +117,6 @@ impl Cache {
         }
         Ok(Entry {
             cache: self.clone(),
-            cx: self.cx.clone(),
             name: key.name()?,
             key: Some(key),
         })

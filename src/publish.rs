@@ -69,7 +69,7 @@ pub(crate) fn publish(mut refresh: Refresh, produced: Produced) -> Result<Publis
         Err(failure) => failure.published.as_ref(),
     };
     if let Some(published) = told {
-        let cx = &refresh.entry().cx;
+        let cx = refresh.entry().cx();
         cx.emit(&Event {
             entry: Some(refresh.entry().name.as_str()),
             backend: Some(hold.backend()),
@@ -97,7 +97,7 @@ pub(crate) fn publish(mut refresh: Refresh, produced: Produced) -> Result<Publis
 }
 
 fn publish_value(parts: &mut Parts<'_>) -> Result<Published, Failure> {
-    let cx = &parts.entry.cx;
+    let cx = parts.entry.cx();
     if let Some(expected) = parts
         .expected_len
         .filter(|expected| *expected != parts.stage.len())
@@ -109,15 +109,15 @@ fn publish_value(parts: &mut Parts<'_>) -> Result<Published, Failure> {
     let content = parts.stage.complete()?;
     let current = current(parts)?;
     parts.stage.set_mode(payload_mode(parts, &current))?;
-    if matches!(current.record.content, Content::Absent { .. }) {
+    if matches!(current.state.record.content, Content::Absent { .. }) {
         // The holder that published "absent" may have died before it emptied the payload. A payload that matches
         // neither record would be taken for corrupt.
         if let Some(empty) = empty_stage(parts, &current)? {
             rename_empty(parts, empty)?;
         }
     }
-    let next = next_record(parts, &current.record, content)?;
-    let loosely = loosely(parts, current.payload.is_some());
+    let next = next_record(parts, &current.state.record, content)?;
+    let loosely = loosely(parts, current.state.payload.is_some());
     let tag = NewTag::write(parts, current, &next)?;
     parts.stage.seal()?;
     if cx.mutated(Mutation::TagAfterPayload) {
@@ -132,14 +132,14 @@ fn publish_value(parts: &mut Parts<'_>) -> Result<Published, Failure> {
 
 fn publish_absent(parts: &mut Parts<'_>, valid_for: Duration) -> Result<Published, Failure> {
     let current = current(parts)?;
-    let mut next = next_record(parts, &current.record, Content::Absent { valid_for })?;
+    let mut next = next_record(parts, &current.state.record, Content::Absent { valid_for })?;
     next.validators = Validators::new();
     let empty = empty_stage(parts, &current)?;
     let doubt = NewTag::write(parts, current, &next)?.publish(parts)?;
     // Published. What cannot be done any more is no failure of that.
     let emptied = match empty {
         None => Ok(()),
-        Some(_) if parts.entry.cx.mutated(Mutation::RemoveByUnlink) => {
+        Some(_) if parts.entry.cx().mutated(Mutation::RemoveByUnlink) => {
             let folder = folder_of(parts.entry, parts.hold, Target::Payload)?;
             let _ = folder.unlink(parts.entry.name.file());
             Ok(())
@@ -169,12 +169,12 @@ fn keep(refresh: &mut Refresh) -> Result<Published, Failure> {
 fn publish_not_modified(parts: &Parts<'_>) -> Result<Published, Failure> {
     let current = current(parts)?;
     let next = Record {
-        checked: parts.entry.cx.platform.wall(),
+        checked: parts.entry.cx().platform.wall(),
         validators: parts
             .validators
-            .unwrap_or(&current.record.validators)
+            .unwrap_or(&current.state.record.validators)
             .clone(),
-        ..current.record.clone()
+        ..current.state.record.clone()
     };
     let doubt = NewTag::write(parts, current, &next)?.publish(parts)?;
     done(parts, &next, doubt)
@@ -182,20 +182,11 @@ fn publish_not_modified(parts: &Parts<'_>) -> Result<Published, Failure> {
 
 /// What the entry is now, found out under the lock.
 fn current(parts: &Parts<'_>) -> Result<Current> {
-    let (cx, name) = (&parts.entry.cx, &parts.entry.name);
+    let (cx, name) = (parts.entry.cx(), &parts.entry.name);
     let look = || {
         let folder = folder_of(parts.entry, parts.hold, Target::Tag)?;
-        let State {
-            record,
-            payload,
-            tag,
-        } = current_state(cx, &parts.hold.root, name, Some(&*folder))?;
-        Ok(Current {
-            record,
-            payload,
-            tag,
-            folder,
-        })
+        let state = current_state(cx, &parts.hold.root, name, Some(&*folder))?;
+        Ok(Current { state, folder })
     };
     let mut found = look();
     if found.is_err() {
@@ -205,7 +196,7 @@ fn current(parts: &Parts<'_>) -> Result<Current> {
     if cx.mutated(Mutation::StateReadEarly)
         && let (Ok(found), Some(early)) = (&mut found, parts.early)
     {
-        found.record = early.clone();
+        found.state.record = early.clone();
     }
     found
 }
@@ -217,7 +208,7 @@ fn next_record(parts: &Parts<'_>, current: &Record, content: Content) -> Result<
             "its generations are used up; remove it and its tag",
         )
     };
-    let now = parts.entry.cx.platform.wall();
+    let now = parts.entry.cx().platform.wall();
     Ok(Record {
         content,
         generation: current.generation.checked_add(1).ok_or_else(exhausted)?,
@@ -232,19 +223,23 @@ fn next_record(parts: &Parts<'_>, current: &Record, content: Content) -> Result<
 /// What the payload of a known-absent entry is replaced by, if there is one: by a rename, like every change outside of the
 /// control directory. An overtaken holder that unlinked it would unlink the newer payload.
 fn empty_stage(parts: &Parts<'_>, current: &Current) -> Result<Option<Stage>> {
-    if current.payload.is_none_or(|metadata| metadata.len == 0) {
+    if current
+        .state
+        .payload
+        .is_none_or(|metadata| metadata.len == 0)
+    {
         return Ok(None);
     }
-    let mut stage = Stage::create(parts.stage.hold(), syncs_payload(&parts.entry.cx))?;
+    let mut stage = Stage::create(parts.stage.hold(), syncs_payload(parts.entry.cx()))?;
     stage.set_mode(payload_mode(parts, current))?;
     stage.seal()?;
     Ok(Some(stage))
 }
 
 fn rename_empty(parts: &Parts<'_>, mut stage: Stage) -> Result<()> {
-    if syncs_payload(&parts.entry.cx) {
+    if syncs_payload(parts.entry.cx()) {
         // An empty payload without the tag that says why would be an empty entry.
-        sync_tag(&parts.entry.cx, parts.hold, &parts.entry.name)?;
+        sync_tag(parts.entry.cx(), parts.hold, &parts.entry.name)?;
     }
     rename(parts.entry, &mut stage, Target::Payload, None, false)
 }
@@ -253,7 +248,7 @@ fn rename_empty(parts: &Parts<'_>, mut stage: Stage) -> Result<()> {
 fn loosely(parts: &Parts<'_>, replaces: bool) -> bool {
     // Not where an answer may be lost: once more would change the places back.
     let is_local = !parts.hold.control.is_remote();
-    replaces && is_local && !syncs_payload(&parts.entry.cx)
+    replaces && is_local && !syncs_payload(parts.entry.cx())
 }
 
 /// What is published must be what the cache's path shows. Looked at last thing before the renames.
@@ -267,9 +262,7 @@ fn check_current(parts: &Parts<'_>) -> Result<()> {
 
 /// What the entry is now, and the folder of its tag.
 struct Current {
-    record: Record,
-    payload: Option<Metadata>,
-    tag: Option<Metadata>,
+    state: State,
     folder: Arc<dyn Dir>,
 }
 
@@ -286,23 +279,23 @@ struct NewTag {
 impl NewTag {
     /// Written before the payload is synced: what is on its way to the disk by then costs no wait of its own.
     fn write(parts: &Parts<'_>, current: Current, next: &Record) -> Result<Self> {
-        let lasts = Lasting::of(parts.hold, &parts.entry.name, &current.record);
-        let known = lasting(&parts.entry.cx);
+        let lasts = Lasting::of(parts.hold, &parts.entry.name, &current.state.record);
+        let known = lasting(parts.entry.cx());
         let on_firm_ground = lasts.is_some() && *known == lasts;
         drop(known);
         let mode = tag_mode(parts, &current);
         let tag = Tag {
-            previous: current.record,
+            previous: current.state.record,
             next: next.clone(),
         };
-        let mut stage = Stage::create(parts.stage.hold(), syncs_all(&parts.entry.cx))?;
+        let mut stage = Stage::create(parts.stage.hold(), syncs_all(parts.entry.cx()))?;
         stage.write(&tag.encode())?;
         stage.complete()?;
         stage.set_mode(mode)?;
         Ok(NewTag {
             stage,
             folder: current.folder,
-            replaces: current.tag.is_some(),
+            replaces: current.state.tag.is_some(),
             on_firm_ground,
         })
     }
@@ -310,18 +303,18 @@ impl NewTag {
     /// Renames it into place. Returns the doubt about its durability, if there is any.
     fn publish(mut self, parts: &Parts<'_>) -> Result<Option<Error>> {
         let (entry, hold) = (parts.entry, parts.hold);
-        let full = syncs_all(&entry.cx);
+        let full = syncs_all(entry.cx());
         self.stage.seal()?;
         if full && !self.on_firm_ground {
             folder_of(entry, hold, Target::Payload)?;
-            sync_names(&entry.cx, hold, &entry.name)?;
+            sync_names(entry.cx(), hold, &entry.name)?;
         }
         check_current(parts)?;
         let folder = Some(self.folder.clone());
         let loosely = loosely(parts, self.replaces);
         rename(entry, &mut self.stage, Target::Tag, folder, loosely)?;
         if full {
-            Ok(doubt(parts, sync_dir(&entry.cx, &*self.folder)))
+            Ok(doubt(parts, sync_dir(entry.cx(), &*self.folder)))
         } else {
             Ok(None)
         }
@@ -329,7 +322,7 @@ impl NewTag {
 }
 
 fn done(parts: &Parts<'_>, next: &Record, doubt: Option<Error>) -> Result<Published, Failure> {
-    let cx = &parts.entry.cx;
+    let cx = parts.entry.cx();
     let len = match next.content {
         Content::Value { len, .. } => len,
         _ => 0,
@@ -362,7 +355,7 @@ fn lasting(cx: &Context) -> MutexGuard<'_, Option<Lasting>> {
 
 /// Makes a rename last that was just made; what it returns is no failure of the publish.
 fn sync_folder(parts: &Parts<'_>) -> Option<Error> {
-    let cx = &parts.entry.cx;
+    let cx = parts.entry.cx();
     let synced = folder_of(parts.entry, parts.hold, Target::Payload)
         .map_err(|error| error.to_source())
         .and_then(|folder| sync_dir(cx, &*folder));
@@ -386,7 +379,7 @@ fn mode_for(parts: &Parts<'_>, replaced: Option<Metadata>) -> Option<u32> {
         .filter(|metadata| metadata.kind == FileKind::File)
         .and_then(|metadata| metadata.mode)
         .map(|mode| mode & 0o777);
-    of_file.or_else(|| parts.entry.cx.platform.default_mode())
+    of_file.or_else(|| parts.entry.cx().platform.default_mode())
 }
 
 /// What a tag tells of the payload is for those alone who may read that, and for whoever publishes the next one.
@@ -395,5 +388,5 @@ fn tag_mode(parts: &Parts<'_>, current: &Current) -> Option<u32> {
 }
 
 fn payload_mode(parts: &Parts<'_>, current: &Current) -> Option<u32> {
-    mode_for(parts, current.payload)
+    mode_for(parts, current.state.payload)
 }

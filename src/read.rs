@@ -187,10 +187,10 @@ pub(crate) fn look<I: Intake>(entry: &Entry, glance: Glance) -> Result<Look<I::O
                 }
             }
             Err(Again::Mismatch(reason, version)) if mismatches.convince(&root, &version) => {
-                entry.cx.emit(&Event {
+                entry.cx().emit(&Event {
                     entry: Some(entry.name.as_str()),
                     detail: Some(&reason),
-                    ..Event::new(EventKind::EntryCorrupt, &entry.cx.path)
+                    ..Event::new(EventKind::EntryCorrupt, &entry.cx().path)
                 });
                 return Err(Error::corrupt(&entry.path(), reason));
             }
@@ -222,7 +222,7 @@ fn look_once<I: Intake>(
     root: &Root,
     glance: Glance,
 ) -> Result<Result<Look<I::Output>, Again>> {
-    let cx = &entry.cx;
+    let cx = entry.cx();
     let path = || entry.path();
     let read_tag = || FoundTag::read(cx, root, &entry.name, glance);
     let late = cx.mutated(Mutation::TagReadLate);

@@ -99,7 +99,7 @@ impl Reader {
         let Some(root) = entry.cache.root()? else {
             return Ok(false);
         };
-        let Some(folder) = root.folder(&entry.cx, &entry.name)? else {
+        let Some(folder) = root.folder(entry.cx(), &entry.name)? else {
             return Ok(false);
         };
         if !folder
@@ -109,10 +109,10 @@ impl Reader {
             return Ok(false);
         }
         if let Some((None, _)) = &last.tag.seen {
-            let now = FoundTag::read(&entry.cx, &root, &entry.name, Glance::No)?;
+            let now = FoundTag::read(entry.cx(), &root, &entry.name, Glance::No)?;
             return Ok(now.bytes == last.tag.bytes);
         }
-        let Ok(tags) = root.tag_folder(&entry.cx, &entry.name, false) else {
+        let Ok(tags) = root.tag_folder(entry.cx(), &entry.name, false) else {
             return Ok(false);
         };
         let now = tags

@@ -63,7 +63,7 @@ pub struct Refresh {
 
 impl Refresh {
     pub(crate) fn begin(entry: Entry, hold: Arc<Hold>) -> Result<Self> {
-        let cx = &entry.cx;
+        let cx = entry.cx();
         if let Some(folder) = hold.root.folder(cx, &entry.name)?
             && let Some(error) = crate::payload::not_a_payload(&*folder, cx, &entry.name)
         {

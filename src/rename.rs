@@ -24,7 +24,7 @@ pub(crate) enum Target {
 impl Target {
     pub(crate) fn path(self, entry: &Entry) -> PathBuf {
         match self {
-            Target::Tag => tag_path(&entry.cx, &entry.name),
+            Target::Tag => tag_path(entry.cx(), &entry.name),
             Target::Payload => entry.path(),
         }
     }
@@ -33,7 +33,7 @@ impl Target {
 pub(crate) fn folder_of(entry: &Entry, hold: &Hold, target: Target) -> Result<Arc<dyn Dir>> {
     match target {
         Target::Tag => hold.root.tag_folder_or_create(&hold.control, &entry.name),
-        Target::Payload => hold.root.folder_or_create(&entry.cx, &entry.name),
+        Target::Payload => hold.root.folder_or_create(entry.cx(), &entry.name),
     }
 }
 
@@ -46,7 +46,7 @@ pub(crate) fn rename(
     mut folder: Option<Arc<dyn Dir>>,
     loosely: bool,
 ) -> Result<()> {
-    let cx = &entry.cx;
+    let cx = entry.cx();
     let hold = stage.hold().clone();
     let path = target.path(entry);
     let mut waiter: Option<Waiter<'_>> = None;

@@ -61,7 +61,7 @@ impl Stage {
     }
 
     pub(crate) fn of_payload(entry: &Entry, hold: &Arc<Hold>) -> Result<Self> {
-        let mut stage = Self::create(hold, syncs_payload(&entry.cx))?;
+        let mut stage = Self::create(hold, syncs_payload(entry.cx()))?;
         stage.target = entry.path();
         Ok(stage)
     }
