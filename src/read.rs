@@ -179,7 +179,15 @@ pub(crate) fn look<I: Intake>(entry: &Entry, glance: Glance) -> Result<Look<I::O
                 tag: FoundTag::default(),
             });
         };
-        match look_once::<I>(entry, &root, glance)? {
+        let looked = match look_once::<I>(entry, &root, glance) {
+            Ok(looked) => looked,
+            // An open directory that is there no more may answer with anything.
+            Err(error) => match entry.cache.root_was_replaced(&root) {
+                Ok(true) => continue,
+                _ => return Err(error),
+            },
+        };
+        match looked {
             Ok(look) => {
                 let missing = matches!(look.found, Found::Missing);
                 if !missing || !entry.cache.root_was_replaced(&root)? {

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use cachelock::platform::memory::{Call, Op, Task, World};
-use cachelock::{Error, Refresh, WriteLock};
+use cachelock::platform::memory::{Call, Fault, Op, Task, World};
+use cachelock::{Error, ErrorKind, Refresh, WriteLock};
 
 use support::{LEASE, begin, builder, make_remote, publish, sleep};
 
@@ -189,6 +189,37 @@ fn a_refresh_sees_the_directory_that_is_locked_whatever_its_entry_was_read_from(
     });
     let previous = world.finish(task).expect("nobody is in the way");
     assert_eq!(&previous[..], b"there");
+}
+
+/// On NFS an open directory that another client has removed answers `ESTALE` to everything, and on FUSE `ENOTCONN` once its server has
+/// gone.
+#[test]
+fn a_reader_whose_directory_answers_no_more_reads_the_one_that_is_there() {
+    let world = World::simulated();
+    let process = world.process("tool");
+    let reads = builder(&process).open().expect("nothing is touched");
+    let reads = reads.entry("entry").expect("a good name");
+    let publishes = |bytes: &'static [u8]| {
+        let cache = builder(&process).open().expect("nothing is touched");
+        let task = world.spawn(&process, "main", move || publish(&cache, bytes));
+        world.finish(task).expect("nobody is in the way");
+    };
+    publishes(b"before");
+    assert_eq!(
+        reads.read().expect("whole").as_deref(),
+        Some(&b"before"[..])
+    );
+    let dead = || {
+        let opens = |call: &Call| call.op == Op::OpenRead && &*call.dir == "/cache";
+        world.inject(opens, Fault::Error(std::io::ErrorKind::Other), 1);
+    };
+    dead();
+    let error = reads.read().expect_err("there is no other directory");
+    assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+    world.rename("/cache", "/aside");
+    publishes(b"there");
+    dead();
+    assert_eq!(reads.read().expect("whole").as_deref(), Some(&b"there"[..]));
 }
 
 #[test]

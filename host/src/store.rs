@@ -15,6 +15,8 @@ use crate::{Caches, Grant, LEASE};
 
 /// The most that one `read` of a snapshot returns.
 const PIECE_MAX: u32 = 1024 * 1024;
+/// Many times what can be kept about a payload.
+const VALIDATORS_GIVEN: usize = 4096;
 
 /// A cache that the guest has opened.
 pub struct OpenCache {
@@ -235,6 +237,12 @@ impl wit::HostRefresh for Caches {
         refresh: Resource<OpenRefresh>,
         validators: wit::Validators,
     ) -> Result<(), Failure> {
+        // Sorting them takes longer than that they are many, and no fuel is counted meanwhile.
+        let given = validators.len();
+        if given > VALIDATORS_GIVEN {
+            let text = format!("{given} validators are more than anything could keep");
+            return Err(wit::Error::Limit(text).into());
+        }
         let open = self.table.get_mut(&refresh)?;
         let set = open
             .usable()?

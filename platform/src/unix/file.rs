@@ -80,20 +80,20 @@ impl File for UnixFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
+        self.file.set_len(len).map_err(lost)
     }
 
     #[cfg(target_os = "linux")]
     fn write_out(&self, offset: u64, len: u64) -> io::Result<()> {
-        meta::write_out(self.file.as_fd(), offset, len)
+        meta::write_out(self.file.as_fd(), offset, len).map_err(lost)
     }
 
     fn sync(&self) -> io::Result<()> {
-        meta::full_sync(self.file.as_fd())
+        meta::full_sync(self.file.as_fd()).map_err(lost)
     }
 
     fn set_mode(&self, mode: u32) -> io::Result<()> {
-        meta::set_mode(self.file.as_fd(), mode)
+        meta::set_mode(self.file.as_fd(), mode).map_err(lost)
     }
 
     fn touch(&self) -> io::Result<()> {
@@ -106,7 +106,8 @@ impl File for UnixFile {
             last_access: NOW,
             last_modification: NOW,
         };
-        Ok(retry_on_intr(|| rustix::fs::futimens(&self.file, &times))?)
+        retry_on_intr(|| rustix::fs::futimens(&self.file, &times))
+            .map_err(|errno| lost(errno.into()))
     }
 
     #[allow(unsafe_code, reason = "no safe call reports the error of close")]
@@ -120,7 +121,7 @@ impl File for UnixFile {
         match io::Error::last_os_error() {
             // The descriptor is gone (on Linux certainly), and a second close could hit somebody else's.
             error if error.kind() == io::ErrorKind::Interrupted => Ok(()),
-            error => Err(error),
+            error => Err(lost(error)),
         }
     }
 
@@ -158,9 +159,9 @@ fn retrying<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// A server of NFS loses a file that another of its clients replaces or removes, also for whoever has it open (`ESTALE`). That is told
-/// as what it is: the file is there no more.
-fn lost(error: io::Error) -> io::Error {
+/// A server of NFS loses a file or a directory that another of its clients replaces or removes, also for whoever has it open (`ESTALE`).
+/// That is told as what it is: it is there no more.
+pub(super) fn lost(error: io::Error) -> io::Error {
     if Errno::from_io_error(&error) == Some(Errno::STALE) {
         return crate::failure(
             io::ErrorKind::NotFound,

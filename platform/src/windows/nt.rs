@@ -23,8 +23,8 @@ use windows_sys::Wdk::Storage::FileSystem::{
 use windows_sys::Win32::Foundation::{
     HANDLE, NTSTATUS, OBJ_CASE_INSENSITIVE, RtlNtStatusToDosError, STATUS_ACCESS_DENIED,
     STATUS_FILE_IS_A_DIRECTORY, STATUS_INVALID_DEVICE_REQUEST, STATUS_INVALID_INFO_CLASS,
-    STATUS_INVALID_PARAMETER, STATUS_NO_MORE_FILES, STATUS_NOT_A_DIRECTORY, STATUS_NOT_IMPLEMENTED,
-    STATUS_NOT_SUPPORTED, UNICODE_STRING,
+    STATUS_INVALID_PARAMETER, STATUS_NO_MORE_FILES, STATUS_NO_SUCH_FILE, STATUS_NOT_A_DIRECTORY,
+    STATUS_NOT_IMPLEMENTED, STATUS_NOT_SUPPORTED, UNICODE_STRING,
 };
 use windows_sys::Win32::Storage::FileSystem::{
     FILE_ATTRIBUTE_NORMAL, FILE_SHARE_DELETE, FILE_SHARE_READ, FILE_SHARE_WRITE, SYNCHRONIZE,
@@ -273,7 +273,8 @@ pub(super) fn list(dir: BorrowedHandle<'_>) -> Result<Vec<String>, Status> {
                 first,
             )
         };
-        if status == STATUS_NO_MORE_FILES {
+        // The second where a file system lists nothing at all of an empty directory, not even itself.
+        if status == STATUS_NO_MORE_FILES || (first && status == STATUS_NO_SUCH_FILE) {
             return Ok(names);
         }
         Status::check(status)?;
