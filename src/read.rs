@@ -15,7 +15,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use cachelock_platform::{File, Metadata, failure};
+use cachelock_platform::{File, GUEST, Metadata, failure};
 
 use crate::cache::Entry;
 use crate::error::{Error, Result};
@@ -181,10 +181,10 @@ pub(crate) fn look<I: Intake>(entry: &Entry, glance: Glance) -> Result<Look<I::O
         };
         let looked = match look_once::<I>(entry, &root, glance) {
             Ok(looked) => looked,
-            // An open directory that is there no more may answer with anything.
-            Err(error) => match entry.cache.root_was_replaced(&root) {
-                Ok(true) => continue,
-                _ => return Err(error),
+            // An open directory that is there no more may answer with anything. No guest was seen to need it.
+            Err(error) => match !GUEST && entry.cache.root_was_replaced(&root).unwrap_or(false) {
+                true => continue,
+                false => return Err(error),
             },
         };
         match looked {

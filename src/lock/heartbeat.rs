@@ -1,4 +1,4 @@
-//! Heartbeats: one background task for each process beats all leases that the process holds.
+//! Heartbeats: in each process one background task for each file system beats all leases that the process holds there.
 //!
 //! The task lives as long as the process. It sleeps for ever when there was nothing to beat the last time it looked; but a
 //! process that holds for a moment, again and again, does not wake it each time: the wake-up would be a part of each

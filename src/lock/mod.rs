@@ -304,7 +304,7 @@ fn acquire_in(
         None => Backend::Lease,
     };
     lease.keep_front(Front { gate, place });
-    local.heartbeat.keep(&cx.platform, &lease);
+    local_cache.heartbeat.keep(&cx.platform, &lease);
     let hold = Hold {
         cx: cx.clone(),
         root,
@@ -315,7 +315,7 @@ fn acquire_in(
         since: cx.platform.monotonic(),
         waited: waiter.waited(),
         budget_left: waiter.left_for_renames(),
-        heartbeat: local.heartbeat.clone(),
+        heartbeat: local_cache.heartbeat.clone(),
         publishing: Section::new(&cx.platform),
     };
     cx.emit(&Event {
