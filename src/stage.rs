@@ -203,7 +203,10 @@ impl Stage {
             return Ok(());
         };
         let synced = match self.syncs {
-            true => self.sync(&*file),
+            true => {
+                self.beat_if_due()?;
+                self.sync(&*file)
+            }
             false => Ok(()),
         };
         match synced.and_then(|()| file.close()) {
