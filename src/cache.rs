@@ -8,6 +8,7 @@ use std::time::Duration;
 use cachelock_platform::FileSystem;
 
 use crate::context::Context;
+use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::lock::{self, Acquired, Hold, Holder, How, Look, Sight};
@@ -26,7 +27,7 @@ use crate::wait::Waiter;
 ///
 /// A child made by `fork` without `exec` may use the cache that its parent has opened, to read and to take locks of its
 /// own. Its copies of what the parent holds, a [`WriteLock`] or a [`Refresh`], are dead: dropping them gives nothing back and
-/// removes nothing, and each other call is an error. The parent goes on as if nothing had happened.
+/// removes nothing, and each call that touches the disk is an error. The parent goes on as if nothing had happened.
 ///
 /// - Not supported: to fork while another thread is inside a call on the same cache. What that thread has locked in memory
 ///   stays locked in the child.
@@ -83,7 +84,7 @@ impl Cache {
     /// [`InvalidName`](crate::ErrorKind::InvalidName) for a name that could leave the directory, or that would not work on
     /// another system: absolute, `..`, empty, with one of `<>:"|?*`, a backslash or control characters, ending in a dot or a
     /// space, a device name of Windows, `.cachelock` or what Windows may call it (`CACHEL~1`), a segment of more than 255 bytes,
-    /// more than 1024 bytes in all. [`Cache::entry_for_key`] takes anything.
+    /// more than 1024 bytes in all. [`Cache::entry_for_key`] takes any bytes, up to 16 KiB.
     pub fn entry(&self, name: &str) -> Result<Entry> {
         Ok(Entry {
             cache: self.clone(),
@@ -108,26 +109,38 @@ impl Cache {
     }
 
     /// Takes the lock from whoever has it, at once: an operator's force. The old holder's publish fails with
-    /// [`LeaseLost`](crate::ErrorKind::LeaseLost). Returns who held it.
+    /// [`LeaseLost`](crate::ErrorKind::LeaseLost). Returns who held it. Does nothing where there is no cache.
     ///
     /// # Errors
     /// As [`Cache::lock`].
     pub fn break_lock(&self) -> Result<Option<Holder>> {
-        let root = Root::open_for_writing(&self.cx)?;
-        let holder = Sight::look(&root.control(&self.cx)?)?.holder();
+        let Some(control) = self.control_if_there()? else {
+            return Ok(None);
+        };
+        let holder = Sight::look(&control)?.holder();
         if let Acquired::Held(hold) = self.acquire(How::Force, &mut |_| Ok(false))? {
             hold.release_forced()?;
         }
         Ok(holder)
     }
 
-    /// Removes what dead holders have left: an acquire and a release. Every refresh does that, too.
+    /// Removes what dead holders have left: an acquire and a release. Every refresh does that, too. Does nothing where there is no
+    /// cache.
     ///
     /// # Errors
     /// As [`Cache::lock`].
     pub fn sweep(&self) -> Result<()> {
-        drop(self.lock()?);
+        if self.control_if_there()?.is_some() {
+            drop(self.lock()?);
+        }
         Ok(())
+    }
+
+    fn control_if_there(&self) -> Result<Option<Control>> {
+        match Root::open_for_reading(&self.cx)? {
+            Some(root) => root.control_if_there(&self.cx),
+            None => Ok(None),
+        }
     }
 
     /// What can be told about the lock without taking it; `None` if the cache has never been written to.
@@ -144,10 +157,7 @@ impl Cache {
     /// # Errors
     /// What the system says.
     pub fn status(&self) -> Result<Option<Status>> {
-        let Some(root) = Root::open_for_reading(&self.cx)? else {
-            return Ok(None);
-        };
-        let Some(control) = root.control_if_there(&self.cx)? else {
+        let Some(control) = self.control_if_there()? else {
             return Ok(None);
         };
         let view = lock::view(&control)?;
@@ -251,7 +261,8 @@ impl Entry {
     }
 
     /// The payload's path: exactly the published bytes, for programs that know nothing of cachelock. They see the whole old
-    /// or the whole new payload as long as they open it once and read it to its end.
+    /// or the whole new payload as long as they open it once and read it to its end. Of an entry that is known to be absent the
+    /// file, if there ever was one, is empty.
     #[must_use]
     pub fn path(&self) -> PathBuf {
         self.cx().path.join(self.name.as_str())
@@ -290,7 +301,8 @@ impl fmt::Debug for Entry {
     }
 }
 
-/// The held writer lock of a cache. Released when it and all its refreshes are gone.
+/// The held writer lock of a cache. Released when it and all its refreshes are gone, those in a
+/// [`PublishError`](crate::PublishError) and their [`Scratch`](crate::Scratch) files included.
 ///
 /// As long as it is not lost, nobody else can publish into the cache. It is no mutual exclusion for anything else: a holder
 /// that stands still for its lease is overtaken, and may go on computing without knowing.

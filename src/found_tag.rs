@@ -94,7 +94,7 @@ impl FoundTag {
             // Everything else is replaced by a refresh.
             FileKind::Directory => Err(Error::not_a_file(
                 &path(),
-                "is a directory and so no tag: what is an entry now was a folder before, and was deleted by hand",
+                "is a directory and so no tag: entries are or were in a folder of that name",
             )),
             _ => Ok(corrupt("is not an ordinary file").into()),
         };

@@ -21,6 +21,9 @@ pub struct Published {
 
 /// A publish that did not succeed.
 ///
+/// As long as it has the [`refresh`](Self::refresh) it holds the lock: turn it into its [`error`](Self::error) before it is kept for
+/// later, or boxed and returned to somebody who asks again.
+///
 /// ```
 /// use std::io::Write;
 ///
@@ -38,7 +41,7 @@ pub struct Published {
 pub struct PublishError {
     /// What went wrong.
     pub error: Error,
-    /// The refresh with its stage, to be published again without producing again; `None` if that cannot succeed.
+    /// The refresh with its stage, and the lock, to be published again without producing again; `None` if that cannot succeed.
     pub refresh: Option<Box<Refresh>>,
     /// Set if the payload *was* published and only its durability is in doubt.
     pub published: Option<Published>,

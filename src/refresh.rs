@@ -205,11 +205,12 @@ impl Refresh {
         Ok(())
     }
 
-    /// Publishes what was written, as the entry's next generation, and releases the lock.
+    /// Publishes what was written, as the entry's next generation, and releases the lock, unless a
+    /// [`WriteLock`](crate::WriteLock) or a [`Scratch`](crate::Scratch) still has it.
     ///
     /// # Errors
     /// Any error leaves the old entry, except [`NotDurable`](crate::ErrorKind::NotDurable): then the new one is in place.
-    /// [`PublishError::refresh`] has the stage back if it makes sense to try again.
+    /// [`PublishError::refresh`] has the stage back if it makes sense to try again; as long as that lives it holds the lock.
     pub fn publish(self) -> Result<Published, PublishError> {
         self.finish(Produced::New)
     }
@@ -225,7 +226,7 @@ impl Refresh {
     }
 
     /// Publishes that the entry does not exist at its source, to be believed for `valid_for`, and releases the lock. What
-    /// was written is thrown away.
+    /// was written is thrown away, validators included.
     ///
     /// # Errors
     /// As [`Refresh::publish`].

@@ -144,6 +144,12 @@ impl Root {
                 .enter(&*dir, folder)
                 .map_err(|error| folder_error(cx, name, way, error))?;
             refuse_cache_in_cache(&*dir, name, folder)?;
+            if GUEST || cx.options.allow_shared {
+                continue;
+            }
+            let metadata = dir.metadata();
+            let metadata = metadata.map_err(|error| folder_error(cx, name, way, error))?;
+            check_trust(cx, &cx.path.join(way), &metadata)?;
         }
         Ok(dir)
     }
@@ -215,7 +221,10 @@ fn refuse_cache_in_cache(dir: &dyn Dir, name: &EntryName, folder: &str) -> Resul
     match dir.glance(CONTROL_DIR) {
         Ok(_) => Err(Error::invalid_name(
             name.as_str(),
-            format!("its folder {} is a cache of its own", Quoted(folder)),
+            format!(
+                "its folder {} is a cache of its own, as it has a {CONTROL_DIR}",
+                Quoted(folder)
+            ),
         )),
         Err(_) => Ok(()),
     }
@@ -235,7 +244,8 @@ fn folder_error(cx: &Context, name: &EntryName, way: &str, error: io::Error) -> 
 fn tag_error(action: &'static str, cx: &Context, way: &str, error: io::Error) -> Error {
     let path = tags_path(cx).join(way);
     if error.kind() == io::ErrorKind::NotADirectory {
-        let reason = "is the tag of an entry: what is a folder now was an entry before, and was deleted by hand";
+        let reason =
+            "is an entry's tag (of one deleted by hand, or known to be absent), and no folder";
         return Error::not_a_file(&path, reason);
     }
     Error::io(action, path, error)

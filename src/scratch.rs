@@ -14,7 +14,8 @@ pub struct Scratch {
 
 impl Refresh {
     /// A new, empty file that belongs to this refresh: for a producer that is another program, to leave word in. On unix
-    /// only this user may read it. It is removed when it is dropped; what a killed holder leaves, the next one removes.
+    /// only this user may read it. It is removed when it is dropped, and keeps the lock until then; what a killed holder leaves, the
+    /// next one removes.
     ///
     /// It is in the control directory, so it must not be renamed, and a program that outlives the holder may find it gone.
     ///

@@ -191,6 +191,30 @@ fn files_and_directories_of_others_are_refused_unless_the_cache_is_shared() {
     }
 }
 
+#[test]
+fn a_folder_that_others_may_write_to_is_refused_unless_the_cache_is_shared() {
+    for mode in [None, Some(0o775), Some(0o757)] {
+        let (world, process) = published();
+        world.plant_dir("/cache/folder");
+        match mode {
+            None => world.set_owner("/cache/folder", Owner::Other(7)),
+            Some(mode) => world.set_mode("/cache/folder", mode),
+        }
+        let refreshes = |builder: CacheBuilder| {
+            let cache = builder.open().expect("nothing is touched");
+            let task = world.spawn(&process, "main", move || {
+                let refresh = cache.entry("folder/entry")?.refresh()?;
+                refresh.publish().map(drop).map_err(Error::from)
+            });
+            world.finish(task)
+        };
+        let error = refreshes(builder(&process)).expect_err("somebody could replace it");
+        assert_eq!(error.kind(), ErrorKind::Untrusted, "{error}");
+        assert_eq!(error.path(), Some("/cache/folder".as_ref()), "{error}");
+        refreshes(builder(&process).allow_shared(true)).expect("it may be shared");
+    }
+}
+
 /// Of a copy that shares its files with the cache (`cp -al`), say; or what another user can do who may only look.
 #[test]
 fn second_names_of_the_locks_files_are_in_nobodys_way() {

@@ -214,6 +214,10 @@ fn a_read_only_disk_can_be_read_and_everything_else_is_77() {
         disk.remount("ro");
         for operation in OPERATIONS {
             let ran = ground.run(operation);
+            if before == Before::Nothing && ["sweep", "break"].contains(&operation[0]) {
+                assert_eq!(ran.code(), 0, "there is nothing to do: {ran}");
+                continue;
+            }
             assert_eq!(ran.code(), 77, "{before:?}: {ran}");
             ran.assert_clear(&ground.cache());
             assert!(

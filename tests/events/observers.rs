@@ -27,15 +27,16 @@ fn calls_back(cache: &Cache) {
             "{error}"
         ),
     }
-    for refused in [
-        cache.lock().map(drop),
-        cache.sweep(),
-        entry.refresh().map(drop),
-    ] {
+    let mut refused = vec![cache.lock().map(drop), entry.refresh().map(drop)];
+    // Where there is nothing, there is nothing to do.
+    if cache.status().is_ok_and(|status| status.is_some()) {
+        // Not by force either.
+        refused.extend([cache.sweep(), cache.break_lock().map(drop)]);
+    }
+    for refused in refused {
         let error = refused.expect_err("the thread may be the one that has the lock");
         assert_eq!(error.kind(), ErrorKind::NoLock, "{error}");
     }
-    assert!(cache.break_lock().is_err(), "not by force either");
     let _ = cache.metrics();
 }
 

@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 
-use super::file::{UnixFile, lost};
+use super::file::UnixFile;
 use super::fuse::Fuse;
 use super::meta::{Owner, User};
 use super::{fs_type, meta, watch};
@@ -87,7 +87,6 @@ impl UnixDir {
             },
             self.common.clone(),
         )
-        .map_err(lost)
     }
 
     /// Gives what root has just created in somebody's directory to that somebody.
@@ -107,7 +106,7 @@ impl UnixDir {
 
 impl Dir for UnixDir {
     fn metadata(&self) -> io::Result<Metadata> {
-        let (metadata, owner) = meta::of_dir(self.fd.as_fd(), self.common.me).map_err(lost)?;
+        let (metadata, owner) = meta::of_dir(self.fd.as_fd(), self.common.me)?;
         let _ = self.owner.set(owner);
         Ok(metadata)
     }
@@ -126,8 +125,7 @@ impl Dir for UnixDir {
 
     fn create_dir(&self, name: &str, mode: u32) -> io::Result<()> {
         let name = plain(name)?;
-        retry_on_intr(|| rustix::fs::mkdirat(&self.fd, name, meta::mode_bits(mode)))
-            .map_err(|errno| lost(errno.into()))?;
+        retry_on_intr(|| rustix::fs::mkdirat(&self.fd, name, meta::mode_bits(mode)))?;
         meta::widen_new_dir(self.fd.as_fd(), name, mode)
     }
 
@@ -143,7 +141,7 @@ impl Dir for UnixDir {
         };
         let fd = self.find(name, || {
             openat(&self.fd, name, flags | OPEN_FILE, mode)
-                .map_err(|error| lost(explain_open(name, access, error)))
+                .map_err(|error| explain_open(name, access, error))
         })?;
         if access == Access::Read {
             self.common.fuse.read_from_server(self.fd.as_fd(), &fd);
@@ -159,8 +157,9 @@ impl Dir for UnixDir {
 
     fn rename(&self, from: &str, to_dir: &dyn Dir, to: &str) -> io::Result<()> {
         let (from, to, to_dir) = (plain(from)?, plain(to)?, ours(to_dir)?);
-        retry_on_intr(|| rustix::fs::renameat(&self.fd, from, &to_dir.fd, to))
-            .map_err(|errno| lost(errno.into()))
+        Ok(retry_on_intr(|| {
+            rustix::fs::renameat(&self.fd, from, &to_dir.fd, to)
+        })?)
     }
 
     #[cfg(target_os = "linux")]
@@ -178,18 +177,19 @@ impl Dir for UnixDir {
 
     fn unlink(&self, name: &str) -> io::Result<()> {
         let name = plain(name)?;
-        retry_on_intr(|| rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()))
-            .map_err(|errno| lost(errno.into()))
+        Ok(retry_on_intr(|| {
+            rustix::fs::unlinkat(&self.fd, name, AtFlags::empty())
+        })?)
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
-        list(self.fd.as_fd()).map_err(lost)
+        list(self.fd.as_fd())
     }
 
     fn stat(&self, name: &str) -> io::Result<Metadata> {
         let name = plain(name)?;
         self.find(name, || {
-            meta::of_name(self.fd.as_fd(), name, self.common.me).map_err(lost)
+            meta::of_name(self.fd.as_fd(), name, self.common.me)
         })
     }
 

@@ -159,9 +159,9 @@ fn retrying<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// A server of NFS loses a file or a directory that another of its clients replaces or removes, also for whoever has it open (`ESTALE`).
-/// That is told as what it is: it is there no more.
-pub(super) fn lost(error: io::Error) -> io::Error {
+/// A server of NFS loses a file that another of its clients replaces or removes, also for whoever has it open (`ESTALE`). That is told
+/// as what it is: the file is there no more. Of a name in a directory it would say that nothing has that name, which nobody knows.
+fn lost(error: io::Error) -> io::Error {
     if Errno::from_io_error(&error) == Some(Errno::STALE) {
         return crate::failure(
             io::ErrorKind::NotFound,
