@@ -38,6 +38,14 @@ fn locks((process, cache): &Who, world: &World) -> Task<Result<Backend, Error>> 
     world.spawn(process, "main", move || Ok(cache.lock()?.backend()))
 }
 
+/// Somebody who takes the lock and gives it back if that takes no wait.
+fn tries_once(world: &World) -> Result<Backend, Error> {
+    let process = world.process("hasty");
+    let cache = builder(&process).timeout(Timeout::TryOnce).open();
+    let cache = cache.expect("nothing is touched");
+    world.finish(locks(&(process, cache), world))
+}
+
 /// The same, as far as having the lock: a holder that stands still from here on.
 #[track_caller]
 fn holds(who: &Who, world: &World) -> Task<Result<Backend, Error>> {
@@ -316,6 +324,9 @@ fn all_go_past_a_stuck_gate_when_one_has_waited() {
     let before = world.now();
     let late = world.finish(locks(&who(&world, "late"), &world));
     assert_eq!(late.expect("it is frozen"), Backend::Lease);
+    // Who has no time at all, too.
+    let hasty = tries_once(&world);
+    assert_eq!(hasty.expect("it is frozen"), Backend::Lease);
     let took = world.now() - before;
     assert!(took < 50 * MS, "{took:?}\n{}", world.trace());
     world.finish(frozen).expect("it had the lock, once");
@@ -343,6 +354,8 @@ fn a_holder_of_the_gate_that_has_acquired_since_is_not_stuck() {
         let coming = waits(&late, &world);
         let waits = world.trace().contains("late/main: Spawn cachelock-gate");
         assert!(waits, "for the gate, {len}\n{}", world.trace());
+        let hasty = tries_once(&world).expect_err("somebody has it, and lives");
+        assert!(hasty.is_timeout(), "{hasty}");
         world.finish(held).expect("it had the lock");
         for task in [waiting, coming] {
             world.finish(task).expect("it is their turn");

@@ -252,6 +252,25 @@ fn a_payload_that_vanishes_while_it_is_read_is_opened_again_and_other_errors_are
 }
 
 #[test]
+fn a_payload_that_is_replaced_without_end_is_an_error_at_last() {
+    let world = World::simulated();
+    publish_another(&world, b"payload");
+    // Its name never stands for what was opened.
+    let looks = |call: &Call| on_payload(call, Op::Stat);
+    for (times, succeeds) in [(10_000, true), (10_001, false)] {
+        world.inject(looks, Fault::Error(IoError::NotFound), times);
+        let read = entry(&world).read();
+        match succeeds {
+            true => assert_eq!(&read.expect("at last").expect("published")[..], b"payload"),
+            false => {
+                let error = read.expect_err("somebody is at work there");
+                assert!(error.to_string().contains("all the time"), "{error}");
+            }
+        }
+    }
+}
+
+#[test]
 fn how_far_a_payload_was_verified_is_said() {
     let world = World::simulated();
     publish_another(&world, b"payload");

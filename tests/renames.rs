@@ -102,6 +102,35 @@ fn a_directory_that_takes_the_name_at_the_last_moment_is_told() {
     }
 }
 
+/// What changes places with the new file goes with the next holder at the latest.
+#[test]
+fn what_was_replaced_and_cannot_be_removed_is_no_failure() {
+    let (world, process, _) = published();
+    let cache = builder(&process).durability(Durability::None).open();
+    let scene = (world, process, cache.expect("good settings"));
+    let world = &scene.0;
+    let removes = |call: &Call| call.is(Op::Unlink, "stage-");
+    world.inject(removes, Fault::Error(IoError::PermissionDenied), usize::MAX);
+    let result = again(&scene, |cache| publish(cache, b"new"));
+    assert_eq!(result.expect("both are in place").generation, 2);
+    let found = read(world, "reader").expect("whole");
+    assert_eq!(found, Some((b"new".to_vec(), Some(2))));
+    assert_eq!(residue(world).len(), 2, "the old payload and the old tag");
+    world.clear_faults();
+    again(&scene, |cache| publish(cache, b"newer")).expect("nobody is in the way");
+    assert_eq!(residue(world), [""; 0]);
+}
+
+#[test]
+fn what_is_written_in_pieces_by_the_file_system_is_whole() {
+    let scene = published();
+    let writes = |call: &Call| call.is(Op::Write, "stage-");
+    scene.0.inject(writes, Fault::Short(3), usize::MAX);
+    again(&scene, |cache| publish(cache, b"new payload")).expect("nobody is in the way");
+    let found = read(&scene.0, "reader").expect("whole");
+    assert_eq!(found, Some((b"new payload".to_vec(), Some(2))));
+}
+
 #[test]
 fn a_new_file_has_the_old_ones_permissions_and_no_special_bits() {
     let scene = published();
@@ -136,10 +165,16 @@ fn a_payload_of_another_length_than_was_said_is_refused_and_may_be_completed() {
     let result = again(&scene, |cache| {
         let mut refresh = begin(cache, b"ne")?;
         refresh.expect_len(3);
+        refresh.check_len()?;
         let failed = refresh.publish().expect_err("it is too short");
         assert_eq!(failed.error.kind(), ErrorKind::LengthMismatch, "{failed}");
         let mut refresh = failed.refresh.expect("nothing is spoilt");
         refresh.add(b"w")?;
+        refresh.check_len()?;
+        refresh.expect_len(2);
+        let too_long = refresh.check_len().expect_err("it will not get shorter");
+        assert_eq!(too_long.kind(), ErrorKind::LengthMismatch, "{too_long}");
+        refresh.expect_len(3);
         Ok(refresh.publish()?)
     });
     let published = result.expect("now it has its length");
