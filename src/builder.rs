@@ -60,7 +60,7 @@ macro_rules! words {
             fn from_str(text: &str) -> Result<Self, String> {
                 match text {
                     $($word => Ok($type::$variant),)+
-                    _ => Err(format!(concat!("{:?} is none of the ", $what, ": ", $("`", $word, "` "),+), text)),
+                    _ => Err(format!(concat!("{:?} is none of the ", $what, ":", $(" `", $word, "`"),+), text)),
                 }
             }
         }

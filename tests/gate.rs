@@ -629,6 +629,25 @@ fn a_caller_that_only_tries_starts_no_thread() {
     drop(held);
 }
 
+#[test]
+fn a_thread_that_waits_for_another_one_in_vain_is_told_who_has_the_lock() {
+    let world = World::simulated();
+    let (process, cache) = who(&world, "tool");
+    let own = process.clone();
+    let held = world.spawn(&process, "main", move || {
+        let lock = cache.lock();
+        own.event().wait_until(Some(own.monotonic() + LEASE));
+        drop(lock);
+    });
+    world.run_to(&held, |call| call.op == Op::Wait && &*call.thread == "main");
+    let hasty = builder(&process).timeout(2 * MS).open().unwrap();
+    let second = world.spawn(&process, "second", move || hasty.lock().map(drop));
+    let error = world.finish(second).expect_err("another thread has it");
+    assert!(error.to_string().contains("another thread"), "{error}");
+    let holder = error.holder().expect("the claim says it");
+    assert_eq!(holder.epoch, 1, "{error}");
+}
+
 /// It has the kernel lock for an instant, to see whether anybody has it.
 #[test]
 fn whoever_only_asks_for_the_status_keeps_nobody_from_the_lock_and_is_not_seen_to_hold_it() {

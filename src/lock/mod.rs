@@ -262,7 +262,12 @@ fn acquire_in(
     // An operator's force waits for nobody: it may be a thread of this process that is to be removed.
     let mut place = None;
     if !force {
-        let (front, contended) = local_cache.queue.enter(waiter)?;
+        let (front, contended) = local_cache.queue.enter(waiter, |waiter| {
+            // For people. A guest that waits for itself is told so.
+            if !GUEST && let Ok(sight) = Sight::look(&control) {
+                waiter.held_by(sight.holder());
+            }
+        })?;
         place = Some(front);
         if contended && look(&root)? {
             return Ok(satisfied_before(waiter));

@@ -30,8 +30,12 @@ pub(crate) struct Place {
 }
 
 impl Queue {
-    /// Waits for the front of the queue; tells whether it had to wait.
-    pub(crate) fn enter(self: &Arc<Self>, waiter: &mut Waiter<'_>) -> Result<(Place, bool)> {
+    /// Waits for the front of the queue; tells whether it had to wait. `waits` is called before that.
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        waiter: &mut Waiter<'_>,
+        waits: impl FnOnce(&mut Waiter<'_>),
+    ) -> Result<(Place, bool)> {
         let place = {
             let mut line = self.line();
             let ticket = line.next_ticket;
@@ -42,13 +46,15 @@ impl Queue {
                 ticket,
             }
         };
-        let mut waited = false;
+        if self.is_front(place.ticket) {
+            return Ok((place, false));
+        }
         waiter.waits_for(WaitingFor::Thread);
+        waits(waiter);
         while !self.is_front(place.ticket) {
-            waited = true;
             waiter.pause(cachelock_platform::Monotonic::MAX)?;
         }
-        Ok((place, waited))
+        Ok((place, true))
     }
 
     fn is_front(&self, ticket: u64) -> bool {
