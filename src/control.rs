@@ -207,13 +207,11 @@ impl Control {
     /// Refuses to write where another name may lead to somebody's file, which was given ours. What is read or replaced may have
     /// other names: those of a copy that shares its files with the cache (`cp -al`), say.
     pub(crate) fn check_alone(&self, name: &str, metadata: &Metadata) -> Result<()> {
-        match metadata.links {
-            0 | 1 => Ok(()),
-            _ => Err(Error::not_a_file(
-                &self.path(name),
-                "has a second name (a hard link)",
-            )),
+        if metadata.links > 1 {
+            let reason = "has a second name (a hard link)";
+            return Err(Error::not_a_file(&self.path(name), reason));
         }
+        Ok(())
     }
 
     /// Refuses what is not an ordinary file of this user.

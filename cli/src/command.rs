@@ -202,6 +202,10 @@ impl Running {
             {
                 self.stop(reason);
             }
+            if control.is_lost() {
+                // There is no second left.
+                self.ask_at = self.ask_at.map(|at| at.min(Instant::now()));
+            }
             if is_due(&mut self.ask_at) {
                 self.ask();
             }

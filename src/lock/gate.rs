@@ -315,8 +315,8 @@ struct Opened {
     stuck: bool,
 }
 
-/// Opens the gate file, creates it if it is missing or is another cache's as well, and makes it unreadable for others: even a read-only descriptor is
-/// enough to hold a kernel lock.
+/// Opens the gate file, creates it if it is missing or is another cache's as well, and makes it unreadable for others: even a
+/// read-only descriptor is enough to hold a kernel lock.
 fn open(control: &Control) -> Result<Opened> {
     let mut replaced = false;
     loop {
