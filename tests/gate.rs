@@ -499,6 +499,9 @@ fn who_has_little_time_passes_a_gate_whose_holder_stands_still_without_a_claim()
                 Backend::Lease,
                 "{case}"
             );
+            // Which says so, and is the last acquire that there was.
+            let again = world.finish(locks(&hurried, &world));
+            assert_eq!(again.expect("at once"), Backend::Lease, "{case}");
             world.finish(frozen).expect("its time comes, too");
         }
     }

@@ -135,6 +135,41 @@ fn whoever_has_lost_the_lock_holds_up_no_thread_of_its_own_process() {
     }
 }
 
+/// The claim is replaced by a second name of a file that is somebody's, or by the claim of another holder: neither is written.
+#[test]
+fn what_stands_in_the_claims_place_and_is_not_its_holders_is_not_written() {
+    let mut other = None;
+    for (seed, plants) in [(1, false), (2, true), (3, false)] {
+        let world = World::simulated_from(seed);
+        let process = world.guest("holder");
+        let cache = builder(&process).open().expect("nothing is touched");
+        let begun = world.spawn(&process, "main", move || begin(&cache, b"mine"));
+        let mut refresh = world.finish(begun).expect("nobody is in the way");
+        let claim = CLAIM.replace('3', "1");
+        let bytes = match &other {
+            Some(other) if plants => Vec::clone(other),
+            _ => b"somebody's".to_vec(),
+        };
+        other = other.or_else(|| world.read_file(&claim));
+        world.plant_file("/somebodys", &bytes);
+        match plants {
+            true => world.plant_file(&claim, &bytes),
+            false => world.link("/somebodys", &claim),
+        }
+        world.advance(LEASE / 2);
+        let beaten = refresh.heartbeat();
+        assert_eq!(
+            beaten.is_err(),
+            plants,
+            "a beat that fails is no loss: {beaten:?}"
+        );
+        // Then its epoch must not be claimed again, and the claim is marked.
+        world.remove(HEAD);
+        drop(refresh);
+        assert_eq!(world.read_file(&claim).as_ref(), Some(&bytes));
+    }
+}
+
 /// Somebody who takes the lock and keeps it.
 fn locks(world: &World) -> Task<Result<WriteLock, Error>> {
     let process = world.process("caller");

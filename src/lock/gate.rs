@@ -10,7 +10,7 @@
 //! and the caller waits for that thread, for its deadline, and for its cancellation. Meanwhile it looks at `head` and at the
 //! last claim from time to time: the lock's holder may be frozen ([`Stall`]).
 //!
-//! Whoever has waited for the gate and saw its holder stand still makes its file as long as the last epoch and one byte: all others,
+//! Whoever has found that the gate's holder stands still makes its file as long as the last epoch and one byte: all others,
 //! those that come later included, then need not find that out again. Whoever gets the kernel lock next empties it. So of a gate
 //! that is held the length says: its holder stood still at that epoch. Once there is a later claim by a holder of the gate that is
 //! no news any more. Nothing rests on it but how long others wait.
@@ -126,7 +126,7 @@ pub(crate) fn acquire(
                 Ok(false) if waiter.is_out_of_time() => {
                     let passes = glances < GLANCES && is_glance(control)?;
                     if !passes {
-                        return pass_or_fail(control, waiter, observation);
+                        return pass_or_fail(control, id, waiter, observation);
                     }
                     glances += 1;
                     continue;
@@ -140,9 +140,6 @@ pub(crate) fn acquire(
                 Err(error) => return unavailable(control, error),
             },
         };
-        if client.is_stuck() {
-            return Ok(Outcome::Bypass(Kind::LeaseOnly));
-        }
         waiter.waits_for(WaitingFor::Gate);
         match wait(&client, control, waiter, observation, id)? {
             Some(outcome) => return Ok(outcome),
@@ -172,6 +169,7 @@ fn is_glance(control: &Control) -> Result<bool> {
 /// for long, by the file system's clock, is passed all the same.
 fn pass_or_fail(
     control: &Control,
+    id: FileId,
     waiter: &mut Waiter<'_>,
     observation: &mut Observation,
 ) -> Result<Outcome> {
@@ -180,7 +178,10 @@ fn pass_or_fail(
     let sight = Sight::look(control)?;
     waiter.held_by(sight.holder());
     match Stall::default().judge(control, waiter, observation, &sight) {
-        Some(kind) => Ok(Outcome::Bypass(kind)),
+        Some(kind) => {
+            say_stuck(control, id, &sight);
+            Ok(Outcome::Bypass(kind))
+        }
         None => Err(waiter.time_out()),
     }
 }
@@ -213,10 +214,7 @@ fn wait(
                 return Ok(Some(Outcome::Bypass(Kind::LeaseOnly)));
             }
             if let Some(kind) = stall.judge(control, waiter, observation, &sight) {
-                client.set_stuck();
-                if kind == Kind::Bypass {
-                    say_stuck(control, id, &sight);
-                }
+                say_stuck(control, id, &sight);
                 return Ok(Some(Outcome::Bypass(kind)));
             }
             waiter.held_by(sight.holder());

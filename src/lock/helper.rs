@@ -55,8 +55,6 @@ enum State {
     Blocked {
         lock: Lock,
         client: Option<Arc<dyn Event>>,
-        /// Somebody has waited for a whole lease and saw the lock's holder stand still; true until the kernel grants.
-        stuck: bool,
     },
     /// For the client, which has been woken.
     Ready(Answer),
@@ -177,7 +175,6 @@ impl State {
         State::Blocked {
             lock,
             client: Some(client.clone()),
-            stuck: false,
         }
     }
 }
@@ -201,17 +198,6 @@ impl Client {
                 *state = other;
                 None
             }
-        }
-    }
-
-    /// Whether an earlier client has found the lock's holder standing still, and the kernel has not granted since.
-    pub(super) fn is_stuck(&self) -> bool {
-        matches!(*self.helper.state(), State::Blocked { stuck: true, .. })
-    }
-
-    pub(super) fn set_stuck(&self) {
-        if let State::Blocked { stuck, .. } = &mut *self.helper.state() {
-            *stuck = true;
         }
     }
 }
