@@ -128,15 +128,14 @@ fn from_command(
     Ok(produced)
 }
 
-/// The file for what COMMAND says. If it has become a directory, that goes with it: nothing else removes one, and it would be in
-/// the way of everybody.
+/// The file for what COMMAND says. If it has become a directory, that goes with it: the next holder would only move it aside.
 struct Answer(Scratch);
 
 impl Drop for Answer {
     fn drop(&mut self) {
         let path = self.0.path();
         if path.symlink_metadata().is_ok_and(|found| found.is_dir()) {
-            // If this fails, the next holder says what is in its way.
+            // If this fails, the next holder does that.
             let _ = std::fs::remove_dir_all(path);
         }
     }

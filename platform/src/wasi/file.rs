@@ -116,8 +116,9 @@ impl WasiFile {
     }
 }
 
-/// What is synced at once: a disk takes it in a fraction of the shortest lease that makes sense.
-const GATHERED: u64 = 8 << 20;
+/// Less than this is left to the sync that follows. What has gathered when the library asks is 8 MiB, which a disk takes in a fraction of
+/// the shortest lease that makes sense.
+const GATHERED: u64 = 1 << 20;
 
 impl File for WasiFile {
     fn metadata(&self) -> io::Result<Metadata> {
