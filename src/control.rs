@@ -207,7 +207,7 @@ impl Control {
     /// Refuses to write where another name may lead to somebody's file, which was given ours. What is read or replaced may have
     /// other names: those of a copy that shares its files with the cache (`cp -al`), say.
     pub(crate) fn check_alone(&self, name: &str, metadata: &Metadata) -> Result<()> {
-        if metadata.links > 1 {
+        if !metadata.is_alone() {
             let reason = "has a second name (a hard link)";
             return Err(Error::not_a_file(&self.path(name), reason));
         }

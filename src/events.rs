@@ -208,11 +208,10 @@ impl<'a> Event<'a> {
 /// Called on the thread where it happens, heartbeats included: be quick, for the lock may be held meanwhile.
 ///
 /// It may call back into the cache to read, to ask for its [`status`](crate::Cache::status) or its
-/// [`metrics`](crate::Cache::metrics), to publish, and to give locks back. Whatever wants the lock of a cache, any cache, fails there at once
-/// with [`NoLock`](crate::ErrorKind::NoLock): the thread may be the one that has that lock, or that waits for it. So does a
-/// publish, if the event was told in the middle of another one under the same lock. It must not wait for another thread that
-/// does such things. What
-/// happens because of such a call is counted and not told.
+/// [`metrics`](crate::Cache::metrics), to publish, and to give locks back. Whatever wants the lock of a cache, any cache, fails
+/// there at once with [`NoLock`](crate::ErrorKind::NoLock): the thread may be the one that has that lock, or that waits for it.
+/// So does a publish, if the event was told in the middle of another one under the same lock. It must not wait for another
+/// thread that does such things. What happens because of such a call is counted and not told.
 ///
 /// A panic of an observer goes no further than the panic hook. It is counted in
 /// [`observer_panics`](crate::Metrics::observer_panics), and the observer is called again for the next event.

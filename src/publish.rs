@@ -16,7 +16,7 @@ use std::io;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cachelock_platform::{Dir, FileKind, GUEST, Metadata, failure};
+use cachelock_platform::{Dir, FileKind, GUEST, failure};
 
 use crate::context::Context;
 use crate::durable::{Lasting, sync_dir, sync_names, sync_tag, syncs_all, syncs_payload};
@@ -368,13 +368,13 @@ fn doubt(parts: &Parts<'_>, synced: io::Result<()>) -> Option<Error> {
     synced.err().map(doubtful)
 }
 
-/// The mode that the new file gets: that of the file it replaces, else what any new file would get, so that other users'
-/// readers can verify what they can read.
-fn mode_for(parts: &Parts<'_>, replaced: Option<Metadata>) -> Option<u32> {
+/// The mode that the new payload gets: that of the one it replaces, else what any new file would get.
+fn payload_mode(parts: &Parts<'_>, current: &Current) -> Option<u32> {
     if GUEST {
         return None;
     }
     // A link's bits say nothing, and special bits are for programs, not for data.
+    let replaced = current.state.payload;
     let of_file = replaced
         .filter(|metadata| metadata.kind == FileKind::File)
         .and_then(|metadata| metadata.mode)
@@ -382,11 +382,8 @@ fn mode_for(parts: &Parts<'_>, replaced: Option<Metadata>) -> Option<u32> {
     of_file.or_else(|| parts.entry.cx().platform.default_mode())
 }
 
-/// What a tag tells of the payload is for those alone who may read that, and for whoever publishes the next one.
+/// What a tag tells of the payload is for those alone who may read that, so that they can verify it, and for whoever publishes the
+/// next one.
 fn tag_mode(parts: &Parts<'_>, current: &Current) -> Option<u32> {
     payload_mode(parts, current).map(|mode| mode & 0o666 | 0o600)
-}
-
-fn payload_mode(parts: &Parts<'_>, current: &Current) -> Option<u32> {
-    mode_for(parts, current.state.payload)
 }

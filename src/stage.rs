@@ -199,14 +199,15 @@ impl Stage {
     pub(crate) fn seal(&mut self) -> Result<()> {
         self.hold.refuse_copy()?;
         self.check_usable()?;
+        if self.syncs {
+            // While the file is there still: a stage without one is sealed.
+            self.beat_if_due()?;
+        }
         let Some(file) = self.file.take() else {
             return Ok(());
         };
         let synced = match self.syncs {
-            true => {
-                self.beat_if_due()?;
-                self.sync(&*file)
-            }
+            true => self.sync(&*file),
             false => Ok(()),
         };
         match synced.and_then(|()| file.close()) {

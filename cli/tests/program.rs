@@ -208,23 +208,26 @@ fn an_entry_that_becomes_a_folder_by_hand_and_back_leaves_a_tag_to_remove() {
     let refresh =
         |name: &str| place.run(&["refresh", "--cache", "cache", name, "--", "printf", "x"]);
     let tag = place.cache().join(".cachelock/tags/name");
-    let assert_told = |name: &str| {
+    let assert_told = |name: &str, why: &str| {
         let out = refresh(name);
         assert_eq!(code(&out), 74, "{}", stderr(&out));
         let said = stderr(&out);
         let what = format!("{} is ", tag.display());
         assert!(said.contains(&what), "{said}");
-        assert!(said.contains("; remove it"), "{said}");
+        assert!(said.contains(&format!("{why}; remove it")), "{said}");
     };
     assert_eq!(code(&refresh("name")), 0);
     fs::remove_file(place.cache().join("name")).expect("ours");
-    assert_told("name/below");
+    assert_told(
+        "name/below",
+        "deleted by hand, or known to be absent), and no folder",
+    );
     fs::remove_file(&tag).expect("ours");
     let out = refresh("name/below");
     assert_eq!(code(&out), 0, "{}", stderr(&out));
 
     fs::remove_dir_all(place.cache().join("name")).expect("ours");
-    assert_told("name");
+    assert_told("name", "entries are or were in a folder of that name");
     fs::remove_dir_all(&tag).expect("ours");
     let out = refresh("name");
     assert_eq!(code(&out), 0, "{}", stderr(&out));

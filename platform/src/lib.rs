@@ -522,6 +522,14 @@ pub struct Metadata {
     pub shared: bool,
 }
 
+impl Metadata {
+    /// Whether no other name leads to it, as far as the system says.
+    #[must_use]
+    pub const fn is_alone(&self) -> bool {
+        self.links <= 1
+    }
+}
+
 /// What kind of file system a directory is on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileSystem {

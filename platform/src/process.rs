@@ -73,7 +73,7 @@ pub fn on_termination(handler: impl FnMut(Termination) + Send + 'static) -> io::
 }
 
 /// The last request to end this process, from the moment in which it has arrived. A signal for a whole group of processes has
-/// arrived here before one of the others can have ended because of it. Always `None` without [`on_termination`], and on Windows.
+/// arrived here before one of the others can have ended because of it. Always `None` without [`on_termination`], and outside unix.
 #[must_use]
 pub fn termination() -> Option<Termination> {
     backend::termination()
@@ -211,7 +211,8 @@ mod backend {
         // The thread waits for just this, so the send cannot fail.
         let _ = give.send(Signals::new(&wanted)?);
         for signal in wanted {
-            signal_hook::flag::register_usize(signal, ARRIVED.clone(), signal as usize)?;
+            // Without it the thread hears of the signal all the same, a little later.
+            let _ = signal_hook::flag::register_usize(signal, ARRIVED.clone(), signal as usize);
         }
         Ok(())
     }

@@ -319,14 +319,13 @@ fn open(control: &Control) -> Result<Opened> {
     let mut replaced = false;
     loop {
         if let Some((file, metadata)) = control.open(GATE, Access::Write)? {
-            let is_alone = metadata.links <= 1;
-            if !is_alone && !std::mem::replace(&mut replaced, true) {
+            if !metadata.is_alone() && !std::mem::replace(&mut replaced, true) {
                 // Its length and mode are set, and another cache has a lock of its own. Should it be held now, its holder
                 // keeps the lease.
                 control.unlink(GATE)?;
                 continue;
             }
-            if is_alone && metadata.mode.is_some_and(|mode| mode & 0o177 != 0) {
+            if metadata.is_alone() && metadata.mode.is_some_and(|mode| mode & 0o177 != 0) {
                 file.set_mode(PRIVATE)
                     .map_err(|error| control.failed("set the mode of", GATE, error))?;
             }
@@ -358,7 +357,7 @@ fn is_still_stuck(control: &Control, id: FileId) -> Result<bool> {
 /// For all others; should it fail, they wait as long.
 fn say_stuck(control: &Control, id: FileId, sight: &Sight) {
     let gate = control.open(GATE, Access::Write).ok().flatten();
-    if let Some((file, _)) = gate.filter(|(_, gate)| gate.id == id && gate.links <= 1) {
+    if let Some((file, _)) = gate.filter(|(_, gate)| gate.id == id && gate.is_alone()) {
         let _ = file.set_len(sight.last.saturating_add(1));
     }
 }
@@ -367,7 +366,7 @@ fn say_stuck(control: &Control, id: FileId, sight: &Sight) {
 fn confirm(control: &Control, file: Arc<dyn File>, id: FileId) -> Result<Option<GateGuard>> {
     let guard = GateGuard { file, id };
     let named = control.stat(GATE)?;
-    if named.is_some_and(|named| named.len > 0 && named.links <= 1) {
+    if named.is_some_and(|named| named.len > 0 && named.is_alone()) {
         // Not stuck any more. Should it fail, others do without the gate until the next one.
         let _ = guard.file.set_len(0);
     }
